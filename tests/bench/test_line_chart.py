@@ -2,7 +2,7 @@
 
 import xml.etree.ElementTree as ElementTree
 
-from bench.line_chart import Line, chart
+from bench.line_chart import HEIGHT, Line, chart
 
 NAMESPACE = {"svg": "http://www.w3.org/2000/svg"}
 
@@ -19,11 +19,16 @@ def _points(drawn: str) -> list[list[tuple[float, float]]]:
 
 
 def test_points_are_to_scale() -> None:
-    ((first, second, third),) = _points(
-        chart("a & b", "n", [Line("<one>", ((4.0, 0.0), (7.0, 2.0), (13.0, 4.0)))])
-    )
+    drawn = chart("a & b", "n", [Line("<one>", ((4.0, 0.0), (7.0, 2.0), (13.0, 4.0)))])
+    ((first, second, third),) = _points(drawn)
     assert second[0] - first[0] == (third[0] - second[0]) / 2
-    assert first[1] - second[1] == second[1] - third[1] > 0
+    grid = [
+        float(line.attrib["y1"])
+        for line in ElementTree.fromstring(drawn).findall("svg:line[@class='grid']", NAMESPACE)
+    ]
+    # of 0, 1, 2, 3 and 4
+    assert [first[1], second[1], third[1]] == [grid[0], grid[2], grid[4]]
+    assert 0 < grid[4] < grid[0] < HEIGHT
 
 
 def test_a_model_is_dashed_and_has_a_name_of_its_own() -> None:
