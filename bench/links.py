@@ -17,9 +17,9 @@ import msgspec
 from bench.build_times import build_seconds
 from bench.closed_loop import measure
 from bench.context import Context
-from bench.failover import CLIENTS, TIMER_SECONDS, kill_primary, wait_until_caught_up
+from bench.failover import CLIENTS, TIMER_SECONDS, kill_primaries
 from bench.figures import spread
-from bench.network import BenchFailed, open_network, wait_until_linked
+from bench.network import open_network, wait_until_linked
 from bench.noop_clients import client_names, noop_clients
 from bench.rows import Row, Target
 from scripts.configuration import HOST
@@ -34,7 +34,6 @@ REPLICAS = 4
 MILLISECONDS = (50, 100, 200)
 MILLISECONDS_QUICK = (50,)
 RELAY_END_SECONDS = 10.0
-MISSES_MAX = 3
 TARGET = Target(1.2)
 # The figures of the rows.
 LINK = "link ms"
@@ -43,7 +42,7 @@ EXPECTED = "expected s"
 
 
 class _Measured(msgspec.Struct, frozen=True):
-    """In seconds. outages: of each kill of a primary; none were asked for without a delay."""
+    """In seconds. outages: of each kill of a primary; without a delay nothing is killed."""
 
     orders: list[float]
     verdicts: list[float]
@@ -84,16 +83,8 @@ async def _measure(context: Context, milliseconds: int) -> _Measured:
         outages: list[float] = []
         if milliseconds:
             async with noop_clients(network, names[1:]) as clients:
-                misses = 0
-                while len(outages) < (1 if context.is_quick else 3):
-                    outage = await kill_primary(network, clients)
-                    if outage is None:
-                        misses += 1
-                        if misses > MISSES_MAX:
-                            raise BenchFailed("the primary changes by itself")
-                    else:
-                        outages.append(outage)
-                    await asyncio.to_thread(wait_until_caught_up, network)
+                kills = 1 if context.is_quick else 3
+                outages = await kill_primaries(context, network, clients, kills)
     return _Measured([load.p50_seconds for load in loads], verdicts, outages)
 
 
