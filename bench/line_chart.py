@@ -17,10 +17,14 @@ _STYLE = (
 
 
 class Line(msgspec.Struct, frozen=True):
-    """points: (place, value) in the order of the places. is_model: drawn as a dashed line."""
+    """points: (place, value) in the order of the places. is_model: drawn as a dashed line.
+
+    colour: which of five; what is measured and its model have the same.
+    """
 
     name: str
     points: tuple[tuple[float, float], ...]
+    colour: int = 0
     is_model: bool = False
 
 
@@ -60,7 +64,7 @@ def chart(title: str, places_of: str, lines: Sequence[Line]) -> str:
         f'<text x="{middle:.1f}" y="{HEIGHT - 8}" text-anchor="middle">{escape(places_of)}</text>'
     )
     for number, line in enumerate(lines):
-        colour = _COLOURS[number % len(_COLOURS)]
+        colour = _COLOURS[line.colour]
         drawn = " ".join(f"{x(place):.1f},{y(value):.1f}" for place, value in line.points)
         dashes = ' stroke-dasharray="6 4"' if line.is_model else ""
         beside = _TOP + 10 + 22 * number

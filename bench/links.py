@@ -35,6 +35,8 @@ MILLISECONDS = (50, 100, 200)
 MILLISECONDS_QUICK = (50,)
 RELAY_END_SECONDS = 10.0
 TARGET = Target(1.2)
+# What the rows are about.
+ORDER, VERDICT, OUTAGE = WHAT = ("a noop", "a verdict", "outage when the primary is killed")
 # The figures of the rows.
 LINK = "link ms"
 SECONDS = "s"
@@ -129,21 +131,21 @@ def _rows(
     without = f"the simulator's {1000 * simulated.link_seconds:g} ms, and the same without a delay"
     return [
         _row(
-            "a noop",
+            ORDER,
             without,
             milliseconds,
             measured=far.orders,
             expected=simulated.order_seconds + near_order,
         ),
         _row(
-            "a verdict",
+            VERDICT,
             without,
             milliseconds,
             measured=far.verdicts,
             expected=simulated.verdict_seconds + near_verdict,
         ),
         _row(
-            "time without service when the primary is killed",
+            OUTAGE,
             f"the simulator's, with a timer of {TIMER_SECONDS:g} s",
             milliseconds,
             measured=far.outages,

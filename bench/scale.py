@@ -134,7 +134,7 @@ def _noops(report: Report) -> str:
             "messages of an order",
             "KiB",
             "CPU of one replica",
-            "against 4 replicas (n - 1 would be)",
+            "against 4 (n - 1 would be)",
             "CPU, 64 under way",
             "against 4",
             "orders/s here",
@@ -164,7 +164,7 @@ def _builds(report: Report) -> str:
             "messages of a build",
             "KiB",
             "CPU of one replica",
-            "against 4 replicas (n - 1 would be)",
+            "against 4 (n - 1 would be)",
             "CPU of the gateway",
             "verdict here",
             "builds/s here, all replicas on two cores",
@@ -312,7 +312,7 @@ def _capacity(report: Report) -> str:
             "each replica",
             *parts,
             "the cluster, builds/h",
-            "years until 1 TB of ledger, day and night",
+            "years until its builds have 1 TB, if it is always full",
             "clusters",
         ),
         rows,
@@ -352,10 +352,10 @@ def _members_plot(report: Report) -> str:
         f"CPU of one replica, {first} replicas = 1",
         "replicas",
         [
-            Line("an order", relative(members.NOOP)),
-            Line("an order, 64 under way", relative(members.DEEP)),
-            Line("a trivial build", relative(members.BUILD)),
-            Line("grows with n - 1", linear, is_model=True),
+            Line("an order", relative(members.NOOP), colour=0),
+            Line("an order, 64 under way", relative(members.DEEP), colour=1),
+            Line("a trivial build", relative(members.BUILD), colour=2),
+            Line("n - 1", linear, colour=4, is_model=True),
         ],
     )
 
@@ -363,12 +363,12 @@ def _members_plot(report: Report) -> str:
 def _links_plot(report: Report) -> str:
     lines = []
     rows = _of_links(report)
-    for what in dict.fromkeys(row.what.partition(": ")[2] for row in rows):
-        some = [row.figures for row in rows if row.what.partition(": ")[2] == what]
+    for colour, what in enumerate(links.WHAT):
+        some = [row.figures for row in rows if row.what.endswith(f": {what}")]
         name = what.partition(" when ")[0]
-        for figure, is_model in ((links.SECONDS, False), (links.EXPECTED, True)):
+        for figure, more in ((links.SECONDS, ""), (links.EXPECTED, ", expected")):
             points = tuple((f[links.LINK], f[figure]) for f in some)
-            lines.append(Line(f"{name}{', expected' * is_model}", points, is_model=is_model))
+            lines.append(Line(name + more, points, colour=colour, is_model=bool(more)))
     return chart("Seconds, by the time of a link", "milliseconds of a link, one way", lines)
 
 
