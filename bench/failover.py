@@ -38,7 +38,9 @@ async def run(context: Context) -> list[Row]:
         await asyncio.to_thread(network.start, *network.node_names)
         await asyncio.to_thread(wait_until_linked, network)
         async with noop_clients(network, names) as clients:
-            gaps = await kill_primaries(context, network, clients, 1 if context.is_quick else 7)
+            gaps = await kill_primaries(
+                context, network, clients, kills=1 if context.is_quick else 7
+            )
     return [
         Row(
             bench=NAME,
@@ -52,7 +54,7 @@ async def run(context: Context) -> list[Row]:
 
 
 async def kill_primaries(
-    context: Context, network: Network, clients: list[NoopClient], kills: int
+    context: Context, network: Network, clients: list[NoopClient], *, kills: int
 ) -> list[float]:
     """Kill so many primaries, each once the network is whole; seconds without service of each.
 

@@ -86,7 +86,7 @@ async def _measure(context: Context, milliseconds: int) -> _Measured:
         if milliseconds:
             async with noop_clients(network, names[1:]) as clients:
                 kills = 1 if context.is_quick else 3
-                outages = await kill_primaries(context, network, clients, kills)
+                outages = await kill_primaries(context, network, clients, kills=kills)
     return _Measured([load.p50_seconds for load in loads], verdicts, outages)
 
 
