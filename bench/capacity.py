@@ -20,7 +20,6 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     gateway_cpu_seconds: float
     orders_per_second: float
     node_bytes: float
-    gateway_bytes: float
 
 
 class Cluster(msgspec.Struct, frozen=True, kw_only=True):

@@ -108,7 +108,6 @@ def measured(report: Report, replicas: int) -> Measured:
         gateway_cpu_seconds=build[members.CPU_OF_GATEWAY] / 1000,
         orders_per_second=deep[members.PER_SECOND],
         node_bytes=disk[members.NODE_KIB] * 1024,
-        gateway_bytes=disk[members.GATEWAY_KIB] * 1024,
     )
 
 

@@ -11,7 +11,6 @@ MEASURED = Measured(
     gateway_cpu_seconds=0.02,
     orders_per_second=1000.0,
     node_bytes=7000.0,
-    gateway_bytes=6000.0,
 )
 CLUSTER = Cluster(cores=16, slots=16)
 WORK = Work(

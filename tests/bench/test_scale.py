@@ -55,7 +55,7 @@ def test_what_a_report_says_of_four_replicas(report: Report) -> None:
     found = measured(report, 4)
     assert found.replicas == 4
     assert found.orders_per_second > 0
-    assert found.node_bytes > found.gateway_bytes > 0
+    assert found.node_bytes > 1000
 
 
 def test_more_replicas_leave_room_for_fewer_open_builds() -> None:
