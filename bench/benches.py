@@ -10,7 +10,9 @@ from bench import (
     cases,
     failover,
     history,
+    links,
     log_page,
+    members,
     messages,
     noop,
     observations,
@@ -79,6 +81,16 @@ BENCHES = {
             name=messages.NAME,
             what="messages and bytes per batch for 4, 7, 10, 13 replicas",
             run=messages.run,
+        ),
+        Bench(
+            name=members.NAME,
+            what="noops and builds of 4, 7, 10 and 13 real nodes: CPU, messages, bytes, disk",
+            run=members.run,
+        ),
+        Bench(
+            name=links.NAME,
+            what="links of 50 to 200 ms: an order, a verdict, a dead primary; beside the simulator",
+            run=links.run,
         ),
         Bench(
             name=repository.NAME,

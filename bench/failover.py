@@ -34,22 +34,13 @@ async def run(context: Context) -> list[Row]:
     """One kill after another. Raises BenchFailed, NetworkFailed, StartFailed."""
     names = client_names(CLIENTS)
     timers = {"view_change_seconds": TIMER_SECONDS, "view_change_seconds_max": 8 * TIMER_SECONDS}
-    kills = 1 if context.is_quick else 7
-    gaps: list[float] = []
-    misses = 0
     with open_network(context, NAME, clients=names, overrides={"node": timers}) as network:
         await asyncio.to_thread(network.start, *network.node_names)
         await asyncio.to_thread(wait_until_linked, network)
         async with noop_clients(network, names) as clients:
-            while len(gaps) < kills:
-                gap = await _kill_primary(network, clients)
-                if gap is not None:
-                    gaps.append(gap)
-                    context.say(f"kill {len(gaps)} of {kills}: {gap:.2f} s without service")
-                elif (misses := misses + 1) > MISSES_MAX:
-                    raise BenchFailed("the primary changes by itself, before it can be killed")
-                if len(gaps) < kills:
-                    await asyncio.to_thread(_wait_until_caught_up, network)
+            gaps = await kill_primaries(
+                context, network, clients, kills=1 if context.is_quick else 7
+            )
     return [
         Row(
             bench=NAME,
@@ -60,6 +51,27 @@ async def run(context: Context) -> list[Row]:
             figures={"s": spread(gaps).median},
         )
     ]
+
+
+async def kill_primaries(
+    context: Context, network: Network, clients: list[NoopClient], *, kills: int
+) -> list[float]:
+    """Kill so many primaries, each once the network is whole; seconds without service of each.
+
+    Raises BenchFailed, NetworkFailed.
+    """
+    gaps: list[float] = []
+    misses = 0
+    while len(gaps) < kills:
+        gap = await _kill_primary(network, clients)
+        if gap is not None:
+            gaps.append(gap)
+            context.say(f"kill {len(gaps)} of {kills}: {gap:.2f} s without service")
+        elif (misses := misses + 1) > MISSES_MAX:
+            raise BenchFailed("the primary changes by itself, before it can be killed")
+        if len(gaps) < kills:
+            await asyncio.to_thread(_wait_until_caught_up, network)
+    return gaps
 
 
 async def _kill_primary(network: Network, clients: list[NoopClient]) -> float | None:

@@ -109,6 +109,26 @@ def write_history(network: Network, builds: int, say: Callable[[str], None]) -> 
     return oldest
 
 
+class Growth(msgspec.Struct, frozen=True):
+    """ledger_bytes: of the entries of one build. state_bytes: of the whole state, at rest.
+
+    The state is bounded; it is full after a client's window of requests (256).
+    """
+
+    ledger_bytes: float
+    state_bytes: int
+
+
+def measure_growth(network: Network, builds: int) -> Growth:
+    """What so many builds leave in the ledger and in the state. Nothing is written."""
+    history = _History(network)
+    entries = [entry for built in history.builds(builds) for entry in built.entries]
+    return Growth(
+        sum(len(entry.body) for entry in entries) / builds,
+        sum(len(part) for part in history.base().parts.values()),
+    )
+
+
 class _History:
     """The replicated state, and the members who bring it forward."""
 

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from bench.context import Context
 from ci.limits import Limits, encode_limits
 from pbft.genesis import Cluster
@@ -72,3 +74,28 @@ def builds_at_hand(metrics: str) -> int:
     """How many builds a node has at hand by its metrics, those included that it removes."""
     lines = metrics.splitlines()
     return sum(int(float(line.split()[-1])) for line in lines if line.startswith(_BUILDS_HERE))
+
+
+class Traffic(msgspec.Struct, frozen=True):
+    """What the links of some nodes carried, counted once: where it was sent."""
+
+    messages: float
+    bytes: float
+
+
+def traffic_sent(network: Network) -> Traffic:
+    """What all nodes sent since their starts, to each other and to clients. Raises NoAnswer."""
+    texts = [network.node(name, "/metrics").body.decode() for name in network.node_names]
+    return Traffic(
+        *(
+            sum(_metric(text, f'{name}{{direction="sent"}}') for text in texts)
+            for name in ("pbftci_link_messages", "pbftci_link_bytes")
+        )
+    )
+
+
+def _metric(text: str, name: str) -> float:
+    for line in text.splitlines():
+        if line.startswith(f"{name} "):
+            return float(line.split()[-1])
+    raise BenchFailed(f"a node has no metric {name}")

@@ -86,11 +86,21 @@ class _Offered(aiohttp.ClientResponse):
 _WebSocket = _Dialled | web.WebSocketResponse
 
 
+class Traffic(msgspec.Struct):
+    """What all links of a member carried since its start: frames, not what HTTP or TLS adds."""
+
+    messages_sent: int = 0
+    bytes_sent: int = 0
+    messages_received: int = 0
+    bytes_received: int = 0
+
+
 class _Link:
     """One live link: a queue of envelopes that one task writes in frames."""
 
-    def __init__(self, websocket: _WebSocket) -> None:
+    def __init__(self, websocket: _WebSocket, traffic: Traffic) -> None:
         self.websocket = websocket
+        self._traffic = traffic
         self._queue: deque[tuple[Envelope, int]] = deque()
         self._queued_bytes = 0
         # What the writer waits for while the queue is empty. An Event would do: its wait asks the
@@ -124,7 +134,10 @@ class _Link:
                 frame.append(envelope)
                 size += envelope_bytes
             self._queued_bytes -= size
-            await self.websocket.send_bytes(encode_frame(frame))
+            encoded = encode_frame(frame)
+            self._traffic.messages_sent += len(frame)
+            self._traffic.bytes_sent += len(encoded)
+            await self.websocket.send_bytes(encoded)
 
 
 class Inbox(msgspec.Struct, frozen=True):
@@ -148,6 +161,7 @@ class Links:
         self._handshakes = Handshakes(identity)
         self._dial = dial
         self._inbox = inbox
+        self.traffic = Traffic()
         self._links: dict[str, _Link] = {}
         self._told_at = -TOLD_SECONDS
         # By peer that cannot be dialled: the reason that was logged last, and when.
@@ -361,7 +375,7 @@ class Links:
         return tls.seconds_left(tls.whose(connection))
 
     async def _serve(self, peer: str, websocket: _WebSocket, version: int) -> None:
-        link = _Link(websocket)
+        link = _Link(websocket, self.traffic)
         replaced = self._links.get(peer)
         self._links[peer] = link
         if replaced is not None:
@@ -405,6 +419,8 @@ class Links:
                 told = "%s sent a malformed frame, or one of a newer version; the link is ended: %s"
                 self._tell_refused(told, peer, error)
                 break
+            self.traffic.messages_received += len(envelopes)
+            self.traffic.bytes_received += len(message.data)
             if self._inbox.has_room is not None:
                 await self._inbox.has_room.wait()
             self._inbox.on_envelopes(peer, envelopes)

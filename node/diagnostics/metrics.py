@@ -18,6 +18,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from ci.ledger import ABSTAINED, AnyEntry, LateBallotEntry, VerdictEntry, decode_entry
 from ci.operations import Outcome
 from ci.statement import dissenters, parse_statement
+from common.links.link import Traffic
 from node.storage.scrub import ScrubProgress
 from pbft.core import Core
 from pbft.genesis import Cluster
@@ -82,6 +83,14 @@ class NodeMetrics:
             "pbftci_links_needed", "Links to other replicas that an order needs"
         )
         self._links_needed.set(cluster.quorums.strong - 1)
+        self._link_messages = self._gauge(
+            "pbftci_link_messages", "Messages that links carried since the start", "direction"
+        )
+        self._link_bytes = self._gauge(
+            "pbftci_link_bytes",
+            "Bytes of the frames that links carried since the start, without HTTP and TLS",
+            "direction",
+        )
         self._disk = self._gauge("pbftci_disk_bytes", "Data directory and its disk", "what")
         self._ledger = self._gauge("pbftci_ledger_entries", "Entries of the ledger here", "what")
         self._scrubbed = self._gauge(
@@ -156,6 +165,13 @@ class NodeMetrics:
             self._state.labels(what).set(float(value))
         for name, is_connected in peers.items():
             self._peers.labels(name).set(float(is_connected))
+
+    def observe_traffic(self, traffic: Traffic) -> None:
+        """What links carried since the start, to and from replicas and clients."""
+        self._link_messages.labels("sent").set(traffic.messages_sent)
+        self._link_messages.labels("received").set(traffic.messages_received)
+        self._link_bytes.labels("sent").set(traffic.bytes_sent)
+        self._link_bytes.labels("received").set(traffic.bytes_received)
 
     def observe_builds(self, states: Iterable[str], open_builds: int) -> None:
         """states: of each build that this node has at hand; open_builds: of the network."""

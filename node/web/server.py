@@ -183,6 +183,7 @@ class NodeServer:
         connected = self._links.connected()
         peers = {n: n in connected for n in self._cluster.replica_names if n != self._name}
         metrics.observe_state(self._runtime.replica.core, self._behind_by(), peers)
+        metrics.observe_traffic(self._links.traffic)
         metrics.observe_builds(self._runner.states(), len(self._application.open_builds()))
         metrics.observe_evidence(self._evidence_counts())
         now = asyncio.get_running_loop().time()

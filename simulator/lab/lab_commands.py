@@ -3,17 +3,18 @@
 python -m simulator list
 python -m simulator show primary-crash [--all | --html FILE]
 python -m simulator equivocation --protocol pbft|bsmr [--replicas 4] [--seed 1] [--html FILE]
+python -m simulator distance [--replicas 4 7] [--milliseconds 50 200]
 """
 
 import argparse
 import re
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from pbft.quorums import UnsupportedSize, quorums_for
-from simulator.lab import equivocation
+from simulator.lab import distance, equivocation
 from simulator.lab.scenario_page import render
 from simulator.lab.scenarios import SCENARIOS, find
 from simulator.lab.show import page, state_lines, verdict_of
@@ -21,7 +22,7 @@ from simulator.lab.show import page, state_lines, verdict_of
 LINE_CHARACTERS = 96
 _DIGEST = re.compile(r"\b([0-9a-f]{8})[0-9a-f]{24,}\b")
 
-COMMANDS = ("list", "show", "equivocation")
+COMMANDS = ("list", "show", "equivocation", "distance")
 
 
 def add(commands: Any) -> None:
@@ -40,6 +41,11 @@ def add(commands: Any) -> None:
     )
     lie.add_argument("--seed", type=int, default=1)
     lie.add_argument("--html", type=Path, metavar="FILE", help="write a page with the picture")
+    far = commands.add_parser("distance", help="print what long links cost, as a Markdown table")
+    far.add_argument("--replicas", type=int, nargs="+", default=[4, 7, 10, 13], metavar="N")
+    far.add_argument(
+        "--milliseconds", type=int, nargs="+", default=[50, 100, 200], metavar="M", help="one way"
+    )
 
 
 def run(parsed: argparse.Namespace, tell: Callable[[str], None]) -> int:
@@ -53,6 +59,8 @@ def run(parsed: argparse.Namespace, tell: Callable[[str], None]) -> int:
             return 0
         case "show":
             return _show(parsed, tell)
+        case "distance":
+            return _distance(parsed.replicas, parsed.milliseconds, tell)
         case _:
             return _equivocation(parsed, tell)
 
@@ -120,4 +128,22 @@ def _write(file: Path, text: str, tell: Callable[[str], None]) -> int:
         tell(f"{file}: cannot be written ({error.strerror})")
         return 2
     tell(str(file))
+    return 0
+
+
+def _distance(
+    sizes: Sequence[int], milliseconds: Sequence[int], tell: Callable[[str], None]
+) -> int:
+    try:
+        for size in sizes:
+            quorums_for(size)
+    except UnsupportedSize as error:
+        tell(str(error))
+        return 2
+    least, most = distance.MILLISECONDS_MIN, distance.MILLISECONDS_MAX
+    if not all(least <= each <= most for each in milliseconds):
+        tell(f"--milliseconds: {least} to {most} are allowed")
+        return 2
+    rows = [distance.measure(size, each / 1000) for size in sizes for each in milliseconds]
+    tell(distance.table(rows))
     return 0

@@ -20,9 +20,9 @@ from pbft.messages import (
 )
 from simulator.lab.scripted_cluster import (
     CLIENT,
+    LAB_PACE,
     LOST,
     VIEW_CHANGE_SECONDS,
-    WINDOW,
     LinkEffect,
     ScriptedCluster,
 )
@@ -175,7 +175,7 @@ def _state_transfer(scripted: ScriptedCluster) -> None:
     scripted.kill("r3")
     scripted.ask("string 0")
     scripted.run(0.12)
-    more = 2 * WINDOW + 1
+    more = 2 * LAB_PACE.window + 1
     with scripted.fold(
         f"{more} more strings are ordered in the same way; their messages are not drawn"
     ):

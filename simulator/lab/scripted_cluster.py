@@ -32,13 +32,26 @@ from simulator.world.signatures import Oracle
 from simulator.world.world import World
 
 CLIENT = "client"
-LINK_SECONDS = 0.010
-# Links differ a little, so that arrows do not lie on each other.
-LINK_STEP_SECONDS = 0.0007
 VIEW_CHANGE_SECONDS = 1.0
-CHECKPOINT_INTERVAL = 4
-WINDOW = 8
 EVENTS_MAX = 200_000
+
+
+class Pace(msgspec.Struct, frozen=True, kw_only=True):
+    """How far apart the members are, and how patient; by default as scenarios show it best."""
+
+    link_seconds: float = 0.010
+    # Links differ a little, so that arrows do not lie on each other.
+    link_step_seconds: float = 0.0007
+    settings: Settings = Settings(
+        view_change_seconds=VIEW_CHANGE_SECONDS, view_change_seconds_max=8 * VIEW_CHANGE_SECONDS
+    )
+    checkpoint_interval: int = 4
+    window: int = 8
+    # a build takes at most 0.1 s more
+    build_seconds: float = 2.0
+
+
+LAB_PACE = Pace()
 
 
 class Transit(msgspec.Struct):
@@ -91,7 +104,9 @@ class ScriptedCluster:
         faulty: Sequence[str] = (),
         tell: Callable[[str], None] = lambda line: None,
         seed: int = 1,
+        pace: Pace = LAB_PACE,
     ) -> None:
+        self.pace = pace
         self.scheduler = Scheduler()
         self.trace = Trace(self.scheduler, tell)
         self.signatures = Oracle(seed, self.scheduler)
@@ -128,15 +143,16 @@ class ScriptedCluster:
     def _world(self, seed: int) -> World:
         """What the processes share; it makes the cluster."""
         limits = Limits()
+        pace = self.pace
         key = self.signatures.public_key
         self.cluster = Cluster(
             Genesis(
                 FORMAT_VERSION,
                 tuple(Member(name, key(name), ("replica",)) for name in self.names),
                 (Member(CLIENT, key(CLIENT), ("gateway",)),),
-                CHECKPOINT_INTERVAL,
-                WINDOW,
-                WINDOW,
+                pace.checkpoint_interval,
+                pace.window,
+                pace.window,
                 encode_limits(limits),
             )
         )
@@ -144,15 +160,12 @@ class ScriptedCluster:
             seed=seed,
             cluster=self.cluster,
             limits=limits,
-            settings=Settings(
-                view_change_seconds=VIEW_CHANGE_SECONDS,
-                view_change_seconds_max=8 * VIEW_CHANGE_SECONDS,
-            ),
+            settings=pace.settings,
             scheduler=self.scheduler,
             trace=self.trace,
             signatures=self.signatures,
             authenticator=Authenticator(self.cluster, self.signatures.verify),
-            truth=BuildTruth(seed, BuildFaults(seconds_max=2.0)),
+            truth=BuildTruth(seed, BuildFaults(seconds_max=pace.build_seconds)),
         )
 
     # --- what a script does ---------------------------------------------------------------------
@@ -267,7 +280,8 @@ class ScriptedCluster:
     def _link_seconds(self, sender: str, receiver: str) -> float:
         members = (CLIENT, *self.names)
         steps = 3 * members.index(sender) + members.index(receiver)
-        return LINK_SECONDS + LINK_STEP_SECONDS * (steps % len(members))
+        pace = self.pace
+        return pace.link_seconds + pace.link_step_seconds * (steps % len(members))
 
     def _arrive(self, transit: Transit) -> None:
         transit.arrived = self.scheduler.now

@@ -2,12 +2,14 @@
 
 import gc
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from bench.process_use import cpu_seconds, descriptors, resident_bytes
+from bench.process_use import children_cpu_seconds, cpu_seconds, descriptors, resident_bytes
 
 
 def _burn(seconds: float) -> None:
@@ -27,6 +29,15 @@ def test_cpu_time_is_found_in_the_other_file_too(monkeypatch: pytest.MonkeyPatch
     before = cpu_seconds(os.getpid())
     _burn(0.2)
     assert cpu_seconds(os.getpid()) - before >= 0.15
+
+
+def test_children_count_once_they_have_ended() -> None:
+    before = children_cpu_seconds(os.getpid())
+    own = cpu_seconds(os.getpid())
+    burn = "import time\nwhile time.process_time() < 0.2: pass"
+    subprocess.run([sys.executable, "-I", "-S", "-c", burn], check=True)
+    assert children_cpu_seconds(os.getpid()) - before >= 0.15
+    assert cpu_seconds(os.getpid()) - own < 0.15
 
 
 def test_an_open_file_is_a_descriptor_more(tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
-"""The pictures of the documents: pages, documents and script know the same ones."""
+"""The pictures of the documents: pages, documents and what makes them know the same ones."""
 
 import re
 
 import pytest
 
+from bench.scale import LINKS_PLOT, MEMBERS_PLOT
 from scripts.folders import ROOT
 from tests.browser.screenshots import IMAGES, NoPicture, draw_scenario, names
 
@@ -26,7 +27,8 @@ def shown() -> dict[str, str]:
 
 def test_documents_folder_and_script_know_the_same_pictures() -> None:
     there = {file.name for file in IMAGES.iterdir()}
-    assert set(shown()) == there == set(names())
+    plots = {file.name for file in (MEMBERS_PLOT, LINKS_PLOT)}
+    assert set(shown()) == there == {*names(), *plots}
 
 
 def test_every_picture_is_described() -> None:

@@ -31,6 +31,7 @@ from ci.operations import (
 )
 from common.configuration.config import FaultKind
 from common.configuration.keys import SigningKey
+from common.links.link import Traffic
 from common.retention import KeepRules
 from common.web.peers import Peers
 from driver.build_scheduler import BuildScheduler, SchedulerPorts
@@ -140,6 +141,7 @@ class FunctionLinks:
     def __init__(self, network: "Network", name: str) -> None:
         self._network = network
         self._name = name
+        self.traffic = Traffic()
 
     def send(self, to: str, envelopes: Sequence[Envelope]) -> None:
         """Hand over, if the peer is there."""

@@ -115,6 +115,11 @@ async def test_messages_travel_both_ways(server: _Server) -> None:
     await wait_until(lambda: len(client.received) == 1, "the message back")
     assert server.end.received == [("client", _envelope(n)) for n in range(1, 100)]
     assert client.received == [("r0", _envelope(7))]
+    there, here = server.end.links.traffic, client.links.traffic
+    assert (here.messages_sent, here.messages_received) == (99, 1)
+    assert (there.messages_received, there.messages_sent) == (99, 1)
+    assert there.bytes_received == here.bytes_sent > 99 * len(_envelope(1).signed.payload)
+    assert there.bytes_sent == here.bytes_received > 0
     await client.links.close()
 
 

@@ -434,6 +434,8 @@ async def test_metrics_tell_where_the_replica_stands(network: Network, client: C
     assert 'pbftci_builds_total{outcome="passed"} 1.0' in text
     assert 'pbftci_phase_seconds_count{phase="executed"}' in text
     assert 'pbftci_peer_connected{replica="node1"} 1.0' in text
+    for name in ("pbftci_link_messages", "pbftci_link_bytes"):
+        assert f'{name}{{direction="sent"}}' in text
     executed = network.runtimes["node0"].replica.core.executed
     assert f'pbftci_state{{what="executed"}} {float(executed)}' in text
     assert 'pbftci_caches{what="hits"} 3.0' in text
