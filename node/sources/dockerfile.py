@@ -34,6 +34,7 @@ import msgspec
 from common.host_patterns import EVERY_HOST, HOSTS_MAX, is_host_pattern
 from common.pipeline.pipeline_file import LockedBy, PipelineInvalid, read_dependencies
 from common.pipeline.pipeline_values import IMAGE_CHARACTERS_MAX, WrongValue, is_image_name
+from common.pipeline.step_networks import NETWORK_COMMENT
 
 DOCKERFILE = "Dockerfile"
 DOCKERFILE_BYTES_MAX = 64 * 1024
@@ -43,7 +44,6 @@ INSTRUCTION_BYTES_MAX = 60_000
 # the tab is the only one that all builders take for the same
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 _DIRECTIVE = re.compile(r"#\s*([A-Za-z][A-Za-z0-9]*)\s*=\s*(\S.*)")
-_NETWORK = re.compile(r"#\s*pbft-ci\s+network\s*:(.*)", re.IGNORECASE | re.ASCII)
 _DEPENDENCIES = re.compile(r"#\s*pbft-ci\s+dependencies\s*:(.*)", re.IGNORECASE | re.ASCII)
 _BETWEEN_HOSTS = re.compile(r"[\s,]+", re.ASCII)
 # any other line of that form is an ordinary comment, and the first such line ends them
@@ -394,7 +394,7 @@ def _network(lines: list[str]) -> tuple[str, ...]:
     is_above = True
     for number, line in enumerate(lines, 1):
         stripped = line.strip()
-        named = _NETWORK.fullmatch(stripped)
+        named = NETWORK_COMMENT.fullmatch(stripped)
         is_above = is_above and (not stripped or stripped.startswith("#"))
         if named is None:
             continue
