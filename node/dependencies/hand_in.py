@@ -110,7 +110,7 @@ def hand_in(
                 _add_crate(writer, each, path, stop=stop)
             else:
                 with path.open("rb") as content:
-                    writer.add_file(f"{each.tool}/{each.file}", content, path.stat().st_size)
+                    writer.add_file(f"{each.tool}/{each.file}", content, each.length)
         writer.finish()
     if Tool.CARGO not in tools:
         return HandedInputs(archive, writer.page_bytes, tools, b"")

@@ -181,10 +181,10 @@ class InputFetch:
         except (ConfigError, OSError, ValueError) as error:
             raise InfrastructureError(str(error), is_permanent=True) from error
         return Server(
-            source.tool,
-            source.url,
-            source.names,
-            source.hosts,
+            tool=source.tool,
+            url=source.url,
+            names=source.names,
+            hosts=source.hosts,
             login=login,
             authorities=authorities,
         )
