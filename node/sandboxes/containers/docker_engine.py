@@ -33,6 +33,9 @@ BUILD_LABEL = "pbft-ci.build"
 # for one ordinary answer of the engine; builds and pulls have limits of their own
 ANSWER_SECONDS_MAX = 60
 
+# while an engine unpacks an image that it was sent, it says nothing
+IMPORT_SECONDS_MAX = 600
+
 # for one question to a registry, which the engine passes on
 REGISTRY_SECONDS_MAX = 30
 
@@ -192,6 +195,7 @@ class DockerEngine:
         """
         marks = " ".join(f"{json.dumps(key)}={json.dumps(value)}" for key, value in labels.items())
         with self.stream_client(stop) as client:
+            client.timeout = IMPORT_SECONDS_MAX
             answer = client.import_image(
                 src=str(tar) if isinstance(tar, Path) else tar, changes=[f"LABEL {marks}"]
             )
