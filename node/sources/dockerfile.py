@@ -175,10 +175,11 @@ def prepare_dockerfile(
             continue
         ours = [label_text]
         stage = stages[number]
+        stage.has_inputs = stage.base is not None and stage.base.has_inputs
         if inputs is not None and stage.has_run:
             if not stage.has_inputs:
                 ours += (f"COPY --from={image} / {folder}" for image, folder in inputs.copies)
-                stage.is_given_inputs = True
+                stage.has_inputs = True
                 copy_count += 1
             ours += _arguments(inputs.variables)
         for text in ours:
@@ -206,21 +207,14 @@ def dependencies_of(data: bytes) -> tuple[LockedBy, ...]:
 
 class _Stage(msgspec.Struct):
     """volume: what declares one in it, if anything does. has_trigger: whether it has ONBUILD RUN,
-    which runs where another stage begins with this one. base: the stage that it begins with."""
+    which runs where another stage begins with this one. base: the stage that it begins with.
+    has_inputs: whether what lock files pin is in it."""
 
     volume: str | None = None
     has_trigger: bool = False
-    has_run: bool = False
-    is_given_inputs: bool = False
     base: "_Stage | None" = None
-
-    @property
-    def has_inputs(self) -> bool:
-        """Whether what lock files pin is in it."""
-        stage: _Stage | None = self
-        while stage is not None and not stage.is_given_inputs:
-            stage = stage.base
-        return stage is not None
+    has_run: bool = False
+    has_inputs: bool = False
 
 
 class _Reader:

@@ -131,6 +131,7 @@ def test_each_input_of_the_agreed_list_is_a_dependency(world: World) -> None:
     built = finding(artifacts=(bill_artifact(BILL),))
     statement = statement_of(world, built)
     payload = payload_of(world, statement, built, BILL)
+    assert statement.subject[-1].name == BILL_OF_MATERIALS
     definition = json.loads(payload)["predicate"]["buildDefinition"]
     _, _, listed, *inputs = definition["resolvedDependencies"]
     assert listed == {"name": BILL_OF_MATERIALS, "digest": {"sha256": sha256(BILL)}}
@@ -173,6 +174,12 @@ def test_a_replica_without_the_list_names_it_and_no_input(
         line(world, short), REPLICA, statement, cluster=world.cluster, verify=verify
     )
     assert "no input" in str(provenance_mismatch(found, statement, BILL))
+
+
+def test_a_file_of_an_earlier_version_that_is_no_list_is_named_alone(world: World) -> None:
+    built = finding(artifacts=(bill_artifact(b"{}"),))
+    statement = statement_of(world, built)
+    assert payload_of(world, statement, built, b"{}") == payload_of(world, statement, built)
 
 
 def test_what_is_no_list_is_refused() -> None:
