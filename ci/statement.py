@@ -451,14 +451,14 @@ def open_agreed_envelope(
 
 
 def open_envelope(
-    data: bytes, cluster: Cluster, verify: Verify
+    data: bytes, cluster: Cluster, verify: Verify, *, bytes_max: int = ENVELOPE_BYTES_MAX
 ) -> tuple[bytes, Mapping[str, bytes]]:
     """The payload of an envelope (JSON), and the signature of each replica that really signed it.
 
     In the order of the genesis. Nothing of the payload is parsed: how many signatures it takes is
     the caller's to say. Raises InvalidEnvelope.
     """
-    read = _read_envelope(data)
+    read = _read_envelope(data, bytes_max)
     payload = _decode_base64(read.payload)
     found = _signatures(read.signatures, pae(payload), _replica_keys(cluster), verify=verify)
     return payload, {name: found[name] for name in cluster.replica_names if name in found}
@@ -530,9 +530,9 @@ def _found_values(build: OpenBuild) -> tuple[FoundValue, ...]:
     return tuple(values)
 
 
-def _read_envelope(data: bytes) -> Envelope:
-    if len(data) > ENVELOPE_BYTES_MAX:
-        raise InvalidEnvelope(f"{len(data)} bytes; at most {ENVELOPE_BYTES_MAX}")
+def _read_envelope(data: bytes, bytes_max: int) -> Envelope:
+    if len(data) > bytes_max:
+        raise InvalidEnvelope(f"{len(data)} bytes; at most {bytes_max}")
     try:
         read = _envelope_decoder.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

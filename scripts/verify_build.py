@@ -4,8 +4,8 @@
     pip install pynacl
     python verify_build.py build.intoto.json --trust trust.json --repository URL --commit SHA
         [--ref refs/heads/main] [--event push] [--target main] [--step test] [--artifact FILE]
-        [--sbom FILE] [--supplement supplement.json] [--no-contradiction]
-        [--tests FILE] [--require-test ID] [--no-warnings] [--no-skipped]
+        [--sbom FILE] [--no-network FILE] [--supplement supplement.json]
+        [--no-contradiction] [--tests FILE] [--require-test ID] [--no-warnings] [--no-skipped]
 
 `trust.json` holds the cluster's id and the replicas' public keys; `python -m client trust` makes
 it from the cluster file. Get it once, from somebody you trust, and keep it beside the pipeline:
@@ -25,6 +25,7 @@ import base64
 import binascii
 import hashlib
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,8 @@ ENVELOPE_BYTES_MAX = 1024 * 1024
 TRUST_BYTES_MAX = 1024 * 1024
 # 20,000 test cases with an id of 512 characters each
 REPORT_BYTES_MAX = 20_000 * (4 * 512 + 9)
+PIPELINE_BYTES_MAX = 64 * 1024
+NETWORK_COMMENT = re.compile(r"^\s*#\s*pbft-ci\s+network\s*:(.*)", re.IGNORECASE | re.MULTILINE)
 SIGNATURES_MAX = 256
 TRUST_FORMAT = 1
 
@@ -94,6 +97,12 @@ def main(arguments: list[str] | None = None) -> int:
         "--sbom",
         metavar="FILE",
         help="require that this file is the agreed list of all that went in by lock files",
+    )
+    parser.add_argument(
+        "--no-network",
+        metavar="FILE",
+        help="require that this file is the agreed pipeline file (or Dockerfile), and that none "
+        "of its steps that ran has a network; needs PyYAML",
     )
     parser.add_argument(
         "--tests",
@@ -278,7 +287,37 @@ def verify_statement(
         raise Invalid(f"{options.artifact} is none of its {len(artifacts)} artifacts")
     if options.sbom is not None and [sha256_of(Path(options.sbom))] != bills:
         raise Invalid(f"{options.sbom} is not its list of what went in ({BILL_OF_MATERIALS})")
+    if options.no_network is not None:
+        verify_no_network(Path(options.no_network), said)
     return said
+
+
+def verify_no_network(file: Path, said: dict[str, Any]) -> None:
+    """Is the file the agreed pipeline file, and did no step of it that ran ask for a network?"""
+    data = read_file(file, PIPELINE_BYTES_MAX)
+    if said["pipeline"] is None:
+        raise Invalid("it names no pipeline file, so it says nothing of networks")
+    if hashlib.sha256(data).hexdigest() != said["pipeline"]:
+        raise Invalid(f"{file} is not the agreed pipeline file ({said['pipeline']})")
+    try:
+        import yaml
+    except ImportError as error:
+        raise Invalid("--no-network needs PyYAML: pip install PyYAML") from error
+    try:
+        pipeline = yaml.safe_load(data)
+    except (yaml.YAMLError, ValueError):
+        pipeline = None
+    if isinstance(pipeline, dict) and ("steps" in pipeline or "commands" in pipeline):
+        networks = {
+            step["name"]: step.get("network", pipeline.get("network"))
+            for step in pipeline.get("steps") or [{"name": "build"}]
+        }
+    else:
+        named = NETWORK_COMMENT.search(data.decode(errors="replace"))
+        networks = {"RUN": None if named is None else named[1]}
+    for name, network in networks.items():
+        if network and said["steps"].get(name) != "skipped by when":
+            raise Invalid(f"the step {name} had a network: {shown(network)}")
 
 
 def branch_ref(name: str) -> str:

@@ -10,7 +10,9 @@ import json
 import sys
 from pathlib import Path
 
+from ci.artifact_rules import BILL_OF_MATERIALS
 from ci.case_results import REPORT_BYTES_MAX
+from ci.ledger import STEP_SKIPPED
 from ci.operations import Event
 from ci.policy import (
     Policy,
@@ -22,7 +24,13 @@ from ci.policy import (
     mismatches,
     pipeline_sha256,
 )
-from ci.provenance import InvalidProvenance, verify_provenance
+from ci.provenance import (
+    LINE_BYTES_MAX,
+    InvalidProvenance,
+    provenance_mismatch,
+    signer_of,
+    verify_provenance,
+)
 from ci.references import branch_ref
 from ci.stated_cases import StatedCases
 from ci.statement import (
@@ -56,6 +64,8 @@ from client.network.supplement import NoSupplement, gather_supplement
 from common.configuration.config import ConfigError
 from common.configuration.keys import public_key_pem, verify
 from common.english import counted
+from common.pipeline.pipeline_file import PIPELINE_BYTES_MAX
+from common.pipeline.step_networks import step_networks
 from common.ref_names import check_commit
 from common.safe_text import escape_controls
 from pbft.genesis import Cluster
@@ -122,6 +132,19 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help="require that this file is the agreed list of all that went in by lock files",
+    )
+    check.add_argument(
+        "--provenance",
+        type=Path,
+        metavar="FILE",
+        help="require that these lines of provenance (attest writes them) name all that went in",
+    )
+    check.add_argument(
+        "--no-network",
+        type=Path,
+        metavar="FILE",
+        help="require that this file is the agreed pipeline file (or Dockerfile), and that none "
+        "of its steps that ran has a network",
     )
     check.add_argument(
         "--tests",
@@ -198,9 +221,14 @@ def _verify(options: argparse.Namespace) -> int:
     if options.tests is not None:
         report = _read(options.tests, REPORT_BYTES_MAX)
         found += case_mismatches(verified.statement, report, options.require_test)
+    if options.no_network is not None:
+        pipeline = _read(options.no_network, PIPELINE_BYTES_MAX)
+        found += network_mismatches(verified.statement, pipeline)
     if found:
         problems = "; ".join(escape_controls(line) for line in found)
         raise CommandFailed(f"{options.file}: does not match: {problems}", EXIT_WRONG)
+    if options.provenance is not None:
+        _check_provenance(options, verified.statement, cluster)
     is_contradicted = False
     if options.supplement is not None:
         supplement = _checked_supplement(options, verified, cluster)
@@ -215,6 +243,53 @@ def _verify(options: argparse.Namespace) -> int:
     if is_contradicted or has_unwanted or not is_green(verified.statement):
         return EXIT_NOT_PASSED
     return EXIT_DONE
+
+
+def network_mismatches(statement: StatementView, pipeline: bytes) -> list[str]:
+    """Why this is not the agreed pipeline file, or which steps that ran have a network; one line
+    each."""
+    agreed = pipeline_sha256(statement)
+    if agreed is None:
+        return ["it names no pipeline file, so it says nothing of networks"]
+    if (found := hashlib.sha256(pipeline).hexdigest()) != agreed:
+        return [f"the agreed pipeline file has the SHA-256 {agreed}, not {found}"]
+    states = {step.name: step.state for step in statement.verdict.steps}
+    return [
+        f"the step {name} had a network: {network}"
+        for name, network in step_networks(pipeline).items()
+        if states.get(name) != STEP_SKIPPED
+    ]
+
+
+def _check_provenance(
+    options: argparse.Namespace, statement: StatementView, cluster: Cluster
+) -> None:
+    """Raises CommandFailed if a line is of nobody, of another build, or of one that agreed and
+    names other things than the verdict and its list; or if none is of one that agreed."""
+    file, bill = options.provenance, None
+    if BILL_OF_MATERIALS in artifacts(statement):
+        if options.sbom is None:
+            raise CommandFailed(
+                "--provenance: the list of what went in is missing: add --sbom FILE", EXIT_WRONG
+            )
+        bill = _read(options.sbom, sum(made.length for made in statement.verdict.artifacts))
+    lines = _read(file, LINE_BYTES_MAX * cluster.quorums.replicas).splitlines()
+    agreeing = []
+    for number, line in enumerate(lines, 1):
+        try:
+            replica = signer_of(line, cluster, verify)
+            said = verify_provenance(line, replica, statement, cluster=cluster, verify=verify)
+            problem = None
+            if replica in statement.verdict.agreeing:
+                agreeing.append(replica)
+                problem = provenance_mismatch(said, statement, bill)
+        except InvalidProvenance as error:
+            problem = str(error)
+        if problem is not None:
+            raise CommandFailed(f"{file}: line {number}: {problem}", EXIT_WRONG)
+    if not agreeing:
+        raise CommandFailed(f"{file}: no line is of a replica that agreed", EXIT_WRONG)
+    print(f"provenance  complete, by {', '.join(agreeing)}")
 
 
 def missing_flags(options: argparse.Namespace) -> str:

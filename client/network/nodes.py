@@ -14,6 +14,7 @@ import aiohttp
 import msgspec
 
 from ci.ledger import RecordedArtifact
+from ci.provenance import LINE_BYTES_MAX
 from ci.statement import ENVELOPE_BYTES_MAX
 from client.network.node_status import NodeStatus
 from client.network.served_limits import ServedLimits
@@ -59,7 +60,6 @@ MESSAGES_BYTES_MAX = 16 * 1024 * 1024
 # A node keeps half as many messages, and half as many moments; a text is some hundred long.
 TRACE_ROWS_MAX = 8192
 TRACE_CHARACTERS_MAX = 4096
-PROVENANCE_BYTES_MAX = 256 * 1024
 LEDGER_PROOF_BYTES_MAX = 16 * 1024 * 1024
 
 _Answer = TypeVar("_Answer")
@@ -313,7 +313,7 @@ class Nodes:
     async def provenance(self, replica: str, build: bytes, opened: int) -> bytes:
         """A node's own signed provenance of a build: an envelope, unchecked. Raises NodeFailed."""
         path, query = f"/builds/{build.hex()}/provenance", {"opened": str(opened)}
-        bounds = AnswerBounds(PROVENANCE_BYTES_MAX, ANSWER_TIMEOUT_SECONDS)
+        bounds = AnswerBounds(LINE_BYTES_MAX, ANSWER_TIMEOUT_SECONDS)
         return await self._get(replica, path, bounds, query=query)
 
     async def supplement(self, replica: str, build: bytes, opened: int, *, at: int) -> bytes:

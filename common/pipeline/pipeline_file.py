@@ -703,6 +703,19 @@ def _caches(place: Place) -> tuple[Cache, ...]:
     return tuple(caches)
 
 
+def read_dependencies(value: object) -> tuple[LockedBy, ...]:
+    """The lock files that a list of mappings names, as `dependencies` takes it.
+
+    Raises WrongValue with the first thing that is wrong.
+    """
+    place = Place(value, ("dependencies",))
+    with suppress(TooManyProblems):
+        found = _dependencies(place)
+    if place.problems:
+        raise place.problems[0]
+    return found
+
+
 def _dependencies(place: Place) -> tuple[LockedBy, ...]:
     what = "lock files, each with a tool as its key"
     found: list[LockedBy] = []

@@ -38,6 +38,7 @@ from common.log_pieces import LogPiece, read_log_file
 from common.pipeline.pipeline_file import (
     PIPELINE_FILE,
     Clone,
+    LockedBy,
     Pipeline,
     PipelineInvalid,
     parse_pipeline,
@@ -65,7 +66,7 @@ from node.sandboxes.sandbox import (
     failed,
 )
 from node.sources.checkout import Checkout, NotThere
-from node.sources.dockerfile import DOCKERFILE
+from node.sources.dockerfile import DOCKERFILE, dependencies_of
 from node.sources.history import HistoryRoom
 from node.sources.mirror import NotAFile, Source
 from node.sources.tree import TreeRefused
@@ -442,8 +443,11 @@ class BuildRunner:
         assert isinstance(source.tree, Path), "a refused tree has no job"
         assert not isinstance(files, PipelineInvalid), "then there is no job"
         inputs = None
-        if isinstance(job, Pipeline) and job.dependencies:
-            prepared = await self._prepare_inputs(order, job, source.tree, folder=folder, log=log)
+        dependencies = job.dependencies if isinstance(job, Pipeline) else dependencies_of(job)
+        if dependencies:
+            prepared = await self._prepare_inputs(
+                order, dependencies, source.tree, folder=folder, log=log
+            )
             if isinstance(prepared, RunResult):
                 return found(prepared)
             inputs = prepared
@@ -473,7 +477,13 @@ class BuildRunner:
         return msgspec.structs.replace(found(result), caches=self._cached_runs.used(order))
 
     async def _prepare_inputs(
-        self, order: BuildOrder, pipeline: Pipeline, tree: Path, *, folder: Path, log: BuildLog
+        self,
+        order: BuildOrder,
+        dependencies: Sequence[LockedBy],
+        tree: Path,
+        *,
+        folder: Path,
+        log: BuildLog,
     ) -> Prepared | RunResult:
         """What the lock files pin, or what the build comes to without it.
 
@@ -484,9 +494,7 @@ class BuildRunner:
         began_at = time.monotonic()
         prepared = await in_thread(
             self._threads,
-            lambda stop: self._inputs.prepare(
-                pipeline.dependencies, tree, folder, source=source, stop=stop
-            ),
+            lambda stop: self._inputs.prepare(dependencies, tree, folder, source=source, stop=stop),
         )
         if isinstance(prepared, Flawed):
             flaws = [PipelineInvalid(text, file=file).text for file, text in prepared.flaws]

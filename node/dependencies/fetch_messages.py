@@ -1,7 +1,8 @@
-"""What a node tells the process that fetches, and what that process answers. Pure."""
+"""What a node tells the process that fetches, and what that process answers."""
 
 import msgspec
 
+from common.configuration.package_sources import PackageSource
 from common.dependencies.lock_file import Tool
 
 
@@ -14,13 +15,9 @@ class LockText(msgspec.Struct, frozen=True):
     python: str | None = None
 
 
-class Server(msgspec.Struct, frozen=True):
-    """As `common.configuration.package_sources.PackageSource`, with its secrets read."""
+class Server(PackageSource, frozen=True, kw_only=True):
+    """A source, with the content of its files in their place."""
 
-    tool: Tool
-    url: str | None
-    names: tuple[str, ...]
-    hosts: tuple[str, ...]
     login: str | None = None
     authorities: str | None = None
 

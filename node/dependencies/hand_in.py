@@ -1,7 +1,8 @@
 """Hands inputs into a build: an archive of them, and what tells each tool where they are. Blocking.
 
 Steps see the archive's content at INPUTS, and cannot change it. Nothing in a step's commands has to
-change: docs/decisions/0052-inputs-by-lock-file.md says what each tool was tried with.
+change: docs/decisions/0052-inputs-by-lock-file.md says what each tool was tried with. Instructions
+of a Dockerfile have a copy of their own (docs/decisions/0053).
 """
 
 import io
@@ -23,6 +24,7 @@ from node.work.infrastructure_error import InfrastructureError
 from node.work.threads import Stop
 
 INPUTS = "/pbft-ci-inputs"
+CARGO_FOLDER = ".cargo"
 PAGE_BYTES = 4096
 CHUNK_BYTES = 256 * 1024
 # fewer than a file system in memory holds (node.sandboxes.containers.container.FILES_MIN)
@@ -58,21 +60,26 @@ class HandedInputs(msgspec.Struct, frozen=True):
 
     archive: a tar file of what is at INPUTS. page_bytes: what its files take in memory.
     tools: those with lock files. home: a tar file of what they read below HOME; empty if nothing.
+    home_folders: the folders at its top.
     """
 
     archive: Path
     page_bytes: int
     tools: tuple[Tool, ...]
     home: bytes
+    home_folders: tuple[str, ...] = ()
 
-    def variables(self, home: str) -> dict[str, str]:
-        """Those of every step, whose HOME is this folder. A pipeline's own variables win."""
+    def variables(self, home: str | None) -> dict[str, str]:
+        """Those of every step, whose HOME is this folder; None: it is not known.
+
+        A pipeline's own variables win.
+        """
         found: dict[str, str] = {}
         for tool in self.tools:
             found |= _VARIABLES[tool]
-        if Tool.CARGO in self.tools:
+        if Tool.CARGO in self.tools and home is not None:
             # images of Rust set it to a folder that steps cannot write
-            found["CARGO_HOME"] = f"{home}/.cargo"
+            found["CARGO_HOME"] = f"{home}/{CARGO_FOLDER}"
         return found
 
 
@@ -103,12 +110,12 @@ def hand_in(
                 _add_crate(writer, each, path, stop=stop)
             else:
                 with path.open("rb") as content:
-                    writer.add_file(f"{each.tool}/{each.file}", content, path.stat().st_size)
+                    writer.add_file(f"{each.tool}/{each.file}", content, each.length)
         writer.finish()
-    in_home = b""
-    if Tool.CARGO in tools:
-        in_home = _home_archive(".cargo", "config.toml", _CARGO_SETTINGS.encode())
-    return HandedInputs(archive, writer.page_bytes, tools, in_home)
+    if Tool.CARGO not in tools:
+        return HandedInputs(archive, writer.page_bytes, tools, b"")
+    in_home = _home_archive(CARGO_FOLDER, "config.toml", _CARGO_SETTINGS.encode())
+    return HandedInputs(archive, writer.page_bytes, tools, in_home, (CARGO_FOLDER,))
 
 
 def _home_archive(folder: str, name: str, data: bytes) -> bytes:

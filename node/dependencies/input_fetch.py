@@ -16,7 +16,7 @@ from common.config_error import ConfigError
 from common.configuration.config import NodeConfig
 from common.configuration.package_sources import PackageSource, read_login
 from common.dependencies.lock_file import LOCK_BYTES_MAX, Tool
-from common.pipeline.pipeline_file import PIPELINE_FILE, LockedBy
+from common.pipeline.pipeline_file import LockedBy
 from common.retention import DAY_SECONDS
 from common.safe_text import log_text
 from node.dependencies.bill_of_materials import bill_of_materials
@@ -88,9 +88,7 @@ class InputFetch:
         contents = file_contents(tree, names, bytes_max=LOCK_BYTES_MAX, stop=stop)
         for name in names:
             if name not in contents:
-                return Flawed(
-                    ((PIPELINE_FILE, f"the commit has no plain file {name} (dependencies)"),)
-                )
+                return Flawed(((name, "the commit has no such plain file (dependencies)"),))
         locks = [
             LockText(Tool(locked.tool), locked.file, contents[locked.file], locked.python)
             for locked in dependencies
@@ -183,10 +181,10 @@ class InputFetch:
         except (ConfigError, OSError, ValueError) as error:
             raise InfrastructureError(str(error), is_permanent=True) from error
         return Server(
-            source.tool,
-            source.url,
-            source.names,
-            source.hosts,
+            tool=source.tool,
+            url=source.url,
+            names=source.names,
+            hosts=source.hosts,
             login=login,
             authorities=authorities,
         )

@@ -13,8 +13,13 @@ The builder takes any image of the engine by its name, and pulls what it does no
 images of a Dockerfile are known, it gets their ids instead of their names: it can then use nothing
 else, whoever gives a name to another image meanwhile.
 
-A comment above the first instruction may name the hosts that RUN reaches: `# pbft-ci network: HOST
-HOST`. For builders it is a comment like others.
+Comments above the first instruction may name the hosts that RUN reaches, `# pbft-ci network: HOST
+HOST`, and lock files, `# pbft-ci dependencies: pip=requirements.txt`. For builders they are
+comments like others.
+
+The classic builder mounts nothing into an instruction. So what lock files pin is copied from an
+image into each stage that has a RUN, and the variables that lead tools to it are arguments, which
+no image keeps (docs/decisions/0053).
 
 A volume of an image is a folder on the engine's disk while an instruction runs, and nobody can
 measure it. So RUN is not taken in a stage that has one.
@@ -27,8 +32,9 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from common.host_patterns import EVERY_HOST, HOSTS_MAX, is_host_pattern
-from common.pipeline.pipeline_file import PipelineInvalid
-from common.pipeline.pipeline_values import IMAGE_CHARACTERS_MAX, is_image_name
+from common.pipeline.pipeline_file import LockedBy, PipelineInvalid, read_dependencies
+from common.pipeline.pipeline_values import IMAGE_CHARACTERS_MAX, WrongValue, is_image_name
+from common.pipeline.step_networks import NETWORK_COMMENT
 
 DOCKERFILE = "Dockerfile"
 DOCKERFILE_BYTES_MAX = 64 * 1024
@@ -38,7 +44,7 @@ INSTRUCTION_BYTES_MAX = 60_000
 # the tab is the only one that all builders take for the same
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 _DIRECTIVE = re.compile(r"#\s*([A-Za-z][A-Za-z0-9]*)\s*=\s*(\S.*)")
-_NETWORK = re.compile(r"#\s*pbft-ci\s+network\s*:(.*)", re.IGNORECASE | re.ASCII)
+_DEPENDENCIES = re.compile(r"#\s*pbft-ci\s+dependencies\s*:(.*)", re.IGNORECASE | re.ASCII)
 _BETWEEN_HOSTS = re.compile(r"[\s,]+", re.ASCII)
 # any other line of that form is an ordinary comment, and the first such line ends them
 _DIRECTIVES = ("check", "escape", "syntax")
@@ -73,24 +79,40 @@ class BaseImage(msgspec.Struct, frozen=True):
     volumes: tuple[str, ...] = ()
 
 
+class GivenInputs(msgspec.Struct, frozen=True):
+    """What RUN is given. copies: of each image (by id) all files, and to which folder they go.
+
+    variables: those of RUN alone.
+    """
+
+    copies: tuple[tuple[str, str], ...]
+    variables: Mapping[str, str]
+
+
 class PreparedDockerfile(msgspec.Struct, frozen=True):
     """text: what the builder gets. bases: images that must be on the engine first, in order.
 
-    label_lines: the 1-based lines of `text` that are ours.
+    our_lines: the 1-based lines of `text` that are ours.
     network: patterns for the hosts that RUN reaches; empty: none.
+    dependencies: lock files of the commit.
+    copy_count: into how many stages the inputs are copied. has_inputs: whether they are in the
+    image that comes out.
     """
 
     text: bytes
     bases: tuple[str, ...]
-    label_lines: tuple[int, ...]
+    our_lines: tuple[int, ...]
     network: tuple[str, ...] = ()
+    dependencies: tuple[LockedBy, ...] = ()
+    copy_count: int = 0
+    has_inputs: bool = False
 
     def original_lines(self, message: str) -> str:
         """A message of the builder with the line numbers of the repository's own file."""
 
         def correct(found: re.Match[str]) -> str:
             line = int(found[2])
-            return f"{found[1]}{line - sum(ours < line for ours in self.label_lines)}"
+            return f"{found[1]}{line - sum(ours < line for ours in self.our_lines)}"
 
         return _ERROR_LINE.sub(correct, message)
 
@@ -108,28 +130,35 @@ class _Instruction(msgspec.Struct, frozen=True):
 
 
 def prepare_dockerfile(
-    data: bytes, labels: Mapping[str, str], bases: "Mapping[str, BaseImage] | None" = None
+    data: bytes,
+    labels: Mapping[str, str],
+    bases: "Mapping[str, BaseImage] | None" = None,
+    *,
+    inputs: GivenInputs | None = None,
 ) -> PreparedDockerfile | PipelineInvalid:
     """The Dockerfile with our labels behind each FROM, or why it is not taken.
 
     bases: the images of its bases by name, once they are known; the builder then gets their ids.
+    inputs: what its lock files pin, once that is on the engine.
     """
     texts: dict[int, str] = {}
-    from_ends: set[int] = set()
+    # by the last line of its FROM
+    stages: dict[int, _Stage] = {}
     reader = _Reader(bases or {})
     line: int | None = None
     try:
         lines = _lines(data)
         network = _network(lines)
+        dependencies = _dependencies(lines)
         escape = _escape_character(lines)
         for instruction in _instructions(lines, escape):
             line = instruction.line
             text, is_from = reader.read(_joined(instruction.parts, escape))
             texts[line] = text
             if is_from:
-                from_ends.add(instruction.last_line)
+                stages[instruction.last_line] = reader.stage
         line = None
-        if not from_ends:
+        if not stages:
             raise _NotTaken("has no FROM instruction")
     except _NotTaken as refusal:
         return PipelineInvalid(str(refusal), line, file=DOCKERFILE)
@@ -138,29 +167,54 @@ def prepare_dockerfile(
     )
     # every instruction stays in its line, for the builder's messages
     output: list[str] = []
-    label_lines: list[int] = []
+    our_lines: list[int] = []
+    copy_count = 0
     for number in range(1, len(lines) + 1):
         output.append(texts.get(number, ""))
-        if number in from_ends:
-            output.append(label_text)
-            label_lines.append(len(output))
+        if number not in stages:
+            continue
+        ours = [label_text]
+        stage = stages[number]
+        stage.has_inputs = stage.base is not None and stage.base.has_inputs
+        if inputs is not None and stage.has_run:
+            if not stage.has_inputs:
+                ours += (f"COPY --from={image} / {folder}" for image, folder in inputs.copies)
+                stage.has_inputs = True
+                copy_count += 1
+            ours += _arguments(inputs.variables)
+        for text in ours:
+            output.append(text)
+            our_lines.append(len(output))
     if escape == "`":
         # where a directive was, the first line is a comment
         output[0] = "# escape=`"
     return PreparedDockerfile(
         ("\n".join(output) + "\n").encode(),
         tuple(dict.fromkeys(reader.bases)),
-        tuple(label_lines),
+        tuple(our_lines),
         network,
+        dependencies,
+        copy_count,
+        reader.stage.has_inputs,
     )
+
+
+def dependencies_of(data: bytes) -> tuple[LockedBy, ...]:
+    """The lock files that a Dockerfile names; none if it is not taken."""
+    prepared = prepare_dockerfile(data, {})
+    return () if isinstance(prepared, PipelineInvalid) else prepared.dependencies
 
 
 class _Stage(msgspec.Struct):
     """volume: what declares one in it, if anything does. has_trigger: whether it has ONBUILD RUN,
-    which runs where another stage begins with this one."""
+    which runs where another stage begins with this one. base: the stage that it begins with.
+    has_inputs: whether what lock files pin is in it."""
 
     volume: str | None = None
     has_trigger: bool = False
+    base: "_Stage | None" = None
+    has_run: bool = False
+    has_inputs: bool = False
 
 
 class _Reader:
@@ -176,6 +230,11 @@ class _Reader:
         # of ARG before the first FROM; a "$" in it stands for what is not known
         self._arguments: dict[str, str] = {}
         self._knows_arguments = True
+
+    @property
+    def stage(self) -> _Stage:
+        """The one that the next instruction is of."""
+        return self._stage
 
     def read(self, text: str) -> tuple[str, bool]:
         """The next instruction as the builder gets it, and whether it is a FROM. Raises _NotTaken.
@@ -198,6 +257,7 @@ class _Reader:
             self._stage.volume = "VOLUME"
         if word == "RUN":
             self._check_volume()
+            self._stage.has_run = True
             self._stage.has_trigger |= bool(trigger)
         if word == "COPY":
             text = f"{trigger}COPY {self._read_copy(rest)}".rstrip()
@@ -233,7 +293,7 @@ class _Reader:
         before = self._stages.get(base.lower())
         known = self._known_bases.get(base)
         if before is not None:
-            self._stage = _Stage(before.volume)
+            self._stage = _Stage(before.volume, base=before)
             if before.has_trigger:
                 self._check_volume()
         else:
@@ -328,7 +388,7 @@ def _network(lines: list[str]) -> tuple[str, ...]:
     is_above = True
     for number, line in enumerate(lines, 1):
         stripped = line.strip()
-        named = _NETWORK.fullmatch(stripped)
+        named = NETWORK_COMMENT.fullmatch(stripped)
         is_above = is_above and (not stripped or stripped.startswith("#"))
         if named is None:
             continue
@@ -346,6 +406,46 @@ def _network(lines: list[str]) -> tuple[str, ...]:
             )
         found = tuple(sorted(set(hosts)))
     return found or ()
+
+
+def _dependencies(lines: list[str]) -> tuple[LockedBy, ...]:
+    """The lock files in comments above the first instruction, one each. Raises _NotTaken."""
+    entries: list[dict[str, str]] = []
+    is_above = True
+    for number, line in enumerate(lines, 1):
+        stripped = line.strip()
+        named = _DEPENDENCIES.fullmatch(stripped)
+        is_above = is_above and (not stripped or stripped.startswith("#"))
+        if named is None:
+            continue
+        if not is_above:
+            raise _NotTaken(
+                f"line {number}: '# pbft-ci dependencies:' is written above the first instruction"
+            )
+        pairs = [word.partition("=") for word in named[1].split()]
+        entry = {key: value for key, separator, value in pairs if separator}
+        try:
+            if len(entry) != len(pairs):
+                raise WrongValue("takes words as pip=requirements.txt", (), None)
+            read_dependencies([entry])
+        except WrongValue as wrong:
+            raise _NotTaken(
+                f"line {number}: '# pbft-ci dependencies:' {wrong}; write pip=requirements.txt"
+                " python=3.12, or npm=, go=, cargo=, files= and a path"
+            ) from None
+        entries.append(entry)
+    if not entries:
+        return ()
+    try:
+        return read_dependencies(entries)
+    except WrongValue as wrong:
+        raise _NotTaken(f"'# pbft-ci dependencies:' {wrong}") from None
+
+
+def _arguments(variables: Mapping[str, str]) -> Iterator[str]:
+    """The instruction that sets these for RUN, if there are any. No image keeps them."""
+    if variables:
+        yield "ARG " + " ".join(f"{name}={json.dumps(value)}" for name, value in variables.items())
 
 
 def _escape_character(lines: list[str]) -> str:

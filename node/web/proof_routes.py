@@ -3,29 +3,39 @@
 All follow from what is on disk and ordered, so asking again gives the same answer.
 """
 
+import asyncio
 import base64
+from contextlib import suppress
+from functools import partial
 
 from aiohttp import web
 
+from ci.artifact_rules import BILL_OF_MATERIALS
 from ci.ledger_proof import LedgerProof, ledger_proof
 from ci.operations import Ballot, CastBallot, decode_operation
 from ci.provenance import provenance_bytes
-from ci.statement import envelope, keyid_for, pae, parse_statement
+from ci.statement import StatementView, envelope, keyid_for, pae, parse_statement
 from ci.supplement import supplement_bytes
+from node.outputs.artifact_store import kept_file
 from node.replica.runtime import Runtime
 from node.web.answers import http_error, number
+from node.web.artifact_routes import Kept
 from pbft.codec import decode_request, encode_signed
 
 
 class ProofRoutes:
     """The routes under which a node proves things."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, kept: Kept) -> None:
+        """kept: has this replica's copies of the lists of what went in."""
         identity = runtime.identity
         self._cluster, self._name, self._sign = identity.cluster, identity.name, identity.sign
         self._runtime = runtime
         self._application = runtime.application
         self._store = runtime.store
+        self._kept = kept
+        # a list may be long: one is worked on at a time, beside the loop
+        self._provenance_turn = asyncio.Lock()
 
     def routes(self) -> list[web.RouteDef]:
         """To be added to the node's application."""
@@ -44,14 +54,28 @@ class ProofRoutes:
         if statement is None or statement.verdict.opened != opened:
             raise _no_verdict()
         ballot = self._own_ballot(build, opened)
-        payload = (
-            None
-            if ballot is None
-            else provenance_bytes(self._cluster, statement, self._name, ballot=ballot)
-        )
+        payload = None
+        if ballot is not None:
+            async with self._provenance_turn:
+                payload = await asyncio.to_thread(
+                    partial(self._provenance_of, statement, ballot, opened=opened)
+                )
         if payload is None:
             raise http_error(web.HTTPNotFound, "this replica has no result of that build")
         return self._signed(payload)
+
+    def _provenance_of(
+        self, statement: StatementView, ballot: Ballot, *, opened: int
+    ) -> bytes | None:
+        """As `provenance_bytes`, with this replica's copy of the list if it still has one."""
+        build = bytes.fromhex(statement.verdict.build)
+        found = kept_file(self._kept.artifacts_path(build, opened), BILL_OF_MATERIALS)
+        bill = None
+        if found is not None:
+            # it may just have been removed, as too old
+            with suppress(OSError), found[0].open("rb") as file:
+                bill = file.read(found[1].length + 1)
+        return provenance_bytes(self._cluster, statement, self._name, ballot=ballot, bill=bill)
 
     async def _supplement(self, request: web.Request) -> web.Response:
         """?opened=&at=: what the ledger up to entry `at` has of ballots after the verdict.

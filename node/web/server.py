@@ -113,7 +113,7 @@ class NodeServer:
         self._faults = faults
         self._scrub = scrub
         self._bodies = Bodies(BODIES_BYTES_MAX)
-        self._proofs = ProofRoutes(runtime)
+        self._proofs = ProofRoutes(runtime, runner)
 
     def application(
         self, middlewares: Iterable[Middleware] = (), *, has_links: bool = True

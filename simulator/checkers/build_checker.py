@@ -42,6 +42,7 @@ OF_OUTCOME = {
     Outcome.FAILED: "a build fails",
     Outcome.CANCELLED: "a build is cancelled",
     Outcome.DISPUTED: "a verdict that no value can reach any more",
+    Outcome.DEPENDENCIES_UNAVAILABLE: "a build ends without its dependencies",
 }
 
 
@@ -201,7 +202,18 @@ class BuildChecker:
         self._check_executors(verdict)
         self._check_quorum(key, verdict, {name: cast[name] for name in listed})
         self._check_backing(key, verdict)
+        if verdict.agreeing and verdict.outcome is not Outcome.DEPENDENCIES_UNAVAILABLE:
+            self._note_outvoted({name: cast[name] for name in listed})
         self._cases.on_verdict(key, view)
+
+    def _note_outvoted(self, cast: dict[str, Ballot]) -> None:
+        """Whose word that inputs are not to be had was not the verdict."""
+        for name, ballot in cast.items():
+            if not isinstance(ballot, BuildResult):
+                continue
+            if ballot.compared.outcome is Outcome.DEPENDENCIES_UNAVAILABLE:
+                what = "mirror that sent" if name in self._correct else "false claim of"
+                self._goals.hit(f"a {what} other bytes is outvoted")
 
     def _check_executors(self, verdict: VerdictFields) -> None:
         """Never fewer than a verdict takes, each once; none are named where all build."""

@@ -42,7 +42,7 @@ from simulator.faults.floods import FLOODS, Flooder, Targets
 from simulator.faults.rushing import RushingForger
 from simulator.machine.builder import Reaction
 from simulator.machine.process import Process
-from simulator.world.builds import artifact, finding
+from simulator.world.builds import artifact, finding, without_inputs
 from simulator.world.network import Network
 from simulator.world.scheduler import SECOND
 from simulator.world.seeded_random import SeededRandom, stream
@@ -79,6 +79,8 @@ BALLOT_BEHAVIOURS = (
 )
 # What a liar says of test cases, beside a finding that may be true.
 FALSE_REPORT = "false report"
+# It claims that its mirror sent other bytes than a lock file names.
+FALSE_INPUTS = "false inputs"
 REMEMBERED_MAX = 256
 ROUNDS = 8
 
@@ -195,6 +197,12 @@ class Adversary:
                 for way in BALLOT_BEHAVIOURS:
                     if way in liar.ways and self._injects(way):
                         return self._react_as_executor(liar, way, found, build=build)
+            if FALSE_INPUTS in liar.ways and isinstance(found, BuildResult):
+                compared = found.compared
+                if compared.commit is not None and self._injects(FALSE_INPUTS):
+                    return without_inputs(
+                        compared.commit, replica=name, agreement=compared.agreement
+                    )
             if "false ballot" not in liar.ways:
                 return self._with_false_report(liar, found)
             if isinstance(found, Abstain) or not self._injects("false ballot"):

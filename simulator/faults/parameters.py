@@ -10,6 +10,7 @@ import msgspec
 from simulator.faults.adversary import (
     BALLOT_BEHAVIOURS,
     BEHAVIOURS,
+    FALSE_INPUTS,
     FALSE_REPORT,
     MORE_BEHAVIOURS,
 )
@@ -176,7 +177,8 @@ def draw(seed: int, replicas: int | None = None) -> Parameters:
         weak_agreement_allowed=forge.happens(0.5),
         is_deep=chance.happens(0.25),
     )
-    return _with_cases(_with_limit_operations(_with_further_losses(_with_executors(drawn))))
+    drawn = _with_limit_operations(_with_further_losses(_with_executors(drawn)))
+    return _with_inputs(_with_cases(drawn))
 
 
 def _with_executors(drawn: Parameters) -> Parameters:
@@ -231,6 +233,22 @@ def _with_cases(drawn: Parameters) -> Parameters:
         drawn.builds, tests=reports.choice((0.5, 1.0)), flaky_cases=reports.choice((0.0, 0.3))
     )
     more = (FALSE_REPORT,) if reports.happens(0.7) else ()
+    byzantine = {index: (*ways, *more) for index, ways in drawn.byzantine.items()}
+    return msgspec.structs.replace(drawn, builds=builds, byzantine=byzantine)
+
+
+def _with_inputs(drawn: Parameters) -> Parameters:
+    """In some runs pipelines name lock files, mirrors send other bytes, and liars claim so.
+
+    Drawn apart, as above; by a name under which the seeds that mutants record have none.
+    """
+    inputs = stream(drawn.seed, "parameters of these inputs")
+    if not inputs.happens(0.15):
+        return drawn
+    builds = msgspec.structs.replace(
+        drawn.builds, locked=inputs.choice((0.5, 1.0)), tampered=inputs.choice((0.1, 0.3))
+    )
+    more = (FALSE_INPUTS,) if inputs.happens(0.7) else ()
     byzantine = {index: (*ways, *more) for index, ways in drawn.byzantine.items()}
     return msgspec.structs.replace(drawn, builds=builds, byzantine=byzantine)
 

@@ -4,6 +4,7 @@ import hashlib
 
 import msgspec
 
+from ci.artifact_rules import BILL_OF_MATERIALS
 from ci.assignments import Key
 from ci.case_reports import with_cases
 from ci.case_results import CaseOutcome
@@ -26,7 +27,9 @@ class BuildFaults(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     ballots of a replica in trouble; seconds_max: the longest build; weak: share of pipelines that
     ask for weak agreement; artifacts: of those that name artifacts; unreproducible: share of
     artifacts that differ from one container to the next; tests: share of pipelines that name test
-    reports; flaky_cases: share of test cases that end differently here and there."""
+    reports; flaky_cases: share of test cases that end differently here and there; locked: share of
+    pipelines that name lock files; tampered: share of those of which all mirrors send other bytes,
+    and of the other ones' mirrors that do so alone."""
 
     flaky: float = 0.0
     weak: float = 0.0
@@ -36,6 +39,8 @@ class BuildFaults(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     seconds_max: float = 5.0
     tests: float = 0.0
     flaky_cases: float = 0.0
+    locked: float = 0.0
+    tampered: float = 0.0
 
 
 # The first has no room in a ballot, and only its first cases may not pass.
@@ -69,10 +74,16 @@ class BuildTruth:
             chance = own if is_flaky else shared
             exit_code = chance.choice((0, 0, 0, 1, 2, None))
             agreement, artifacts = self._pipeline(build, own)
-            ballot = finding(
-                commit, exit_code, replica=replica, agreement=agreement, artifacts=artifacts
-            )
-            ballot = self._with_cases(ballot, build, replica=replica, attempt=attempt)
+            is_sent_others = self._is_sent_others(build, replica, attempt)
+            if is_sent_others is not None:
+                artifacts = (*artifacts, artifact(BILL_OF_MATERIALS, 0))
+            if is_sent_others and commit is not None:
+                ballot = without_inputs(commit, replica=replica, agreement=agreement)
+            else:
+                ballot = finding(
+                    commit, exit_code, replica=replica, agreement=agreement, artifacts=artifacts
+                )
+                ballot = self._with_cases(ballot, build, replica=replica, attempt=attempt)
         seen = self.observed.setdefault(key, {}).setdefault(replica, [])
         seen.append(ballot)
         return ballot
@@ -80,6 +91,15 @@ class BuildTruth:
     def agreement(self, build: bytes) -> Agreement:
         """What the build's pipeline file asks for, as every checkout shows it."""
         return self._pipeline(build, stream(self._seed, "a look at the file"))[0]
+
+    def _is_sent_others(self, build: bytes, replica: str, attempt: int) -> bool | None:
+        """Whether the replica's mirror sends other bytes than the lock files name; None: the
+        pipeline names none. Drawn apart, as test cases are."""
+        file = stream(self._seed, f"inputs {build.hex()}")
+        if not file.happens(self._faults.locked):
+            return None
+        own = stream(self._seed, f"inputs {build.hex()} {replica} {attempt}")
+        return file.happens(self._faults.tampered) or own.happens(self._faults.tampered)
 
     def _with_cases(
         self, found: BuildResult, build: bytes, *, replica: str, attempt: int
@@ -120,6 +140,14 @@ class BuildTruth:
 def artifact(path: str, content: int) -> Artifact:
     """A file of one byte."""
     return Artifact(path, hashlib.sha256(bytes([content])).hexdigest(), 1)
+
+
+def without_inputs(commit: str, *, replica: str, agreement: Agreement) -> BuildResult:
+    """A finding that what the lock files name is not to be had."""
+    found = finding(commit, None, replica=replica, agreement=agreement)
+    outcome = Outcome.DEPENDENCIES_UNAVAILABLE
+    compared = msgspec.structs.replace(found.compared, outcome=outcome)
+    return msgspec.structs.replace(found, compared=compared)
 
 
 def finding(

@@ -104,6 +104,9 @@ OTHERS = (
     "a test case is agreed to have failed",
     "a test case stays unsettled",
     "a quarantined test case is agreed on",
+    "a build ends without its dependencies",
+    "a mirror that sent other bytes is outvoted",
+    "a false claim of other bytes is outvoted",
 )
 # What goes wrong, by the names under which the runs count it: each is injected in the long gate.
 FAULTS = (
@@ -134,6 +137,7 @@ FAULTS = (
     "equivocate",
     "false ballot",
     "false content",
+    "false inputs",
     "false ledger",
     "false report",
     "false state",

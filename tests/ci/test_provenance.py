@@ -1,17 +1,22 @@
 """A replica's own provenance: its own finding, its own signature, of that build alone."""
 
+import base64
+import hashlib
 import json
 from typing import Any
 
 import msgspec
 import pytest
 
-from ci.operations import Ballot, ImageDigest, Outcome
+from ci.artifact_rules import BILL_OF_MATERIALS
+from ci.operations import Artifact, Ballot, ImageDigest, Outcome
 from ci.provenance import (
     PROVENANCE_TYPE,
     InvalidProvenance,
     builder_id,
+    listed_inputs,
     provenance_bytes,
+    provenance_mismatch,
     verify_provenance,
 )
 from ci.statement import (
@@ -23,6 +28,9 @@ from ci.statement import (
     parse_statement,
     verify_envelope,
 )
+from common.dependencies.lock_file import Tool
+from node.dependencies.bill_of_materials import bill_of_materials
+from node.dependencies.fetch_messages import Stored
 from tests.ci.builders import (
     ABSTAIN,
     COMMIT,
@@ -37,14 +45,24 @@ from tests.ci.builders import (
 
 REPLICA = "replica-1"
 IMAGE = "registry.example/tools/python"
+INPUTS = (
+    Stored(Tool.PIP, "six", "1.0", "", "six.whl", f"sha256:{'1' * 64}", 1),
+    Stored(
+        *(Tool.GO, "example.org/x", "v1.0.0", "zip", "example.org!x/@v/v1.0.0.zip"),
+        *("h1:" + base64.b64encode(bytes(32)).decode(), 1),
+    ),
+    Stored(
+        *(Tool.FILES, "tool", "", "", "tool", f"sha512:{'2' * 128}", 1),
+        url="https://example.org/tool",
+    ),
+)
+BILL = bill_of_materials("https://example.org/r", COMMIT, INPUTS)
+OTHER_BILL = bill_of_materials("https://example.org/r", COMMIT, INPUTS[:2])
 
 
 @pytest.fixture(name="statement")
 def fixture_statement(world: World) -> StatementView:
-    build = world.open()
-    for index in range(3):
-        world.cast(build, index, PASSED)
-    return parse_statement(bytes(world.verdict_entries()[0].statement))
+    return statement_of(world, PASSED)
 
 
 def line(world: World, payload: bytes, signer: str = REPLICA) -> bytes:
@@ -53,8 +71,25 @@ def line(world: World, payload: bytes, signer: str = REPLICA) -> bytes:
     return json.dumps(signed).encode()
 
 
-def payload_of(world: World, statement: StatementView, ballot: Ballot = PASSED) -> bytes:
-    payload = provenance_bytes(world.cluster, statement, REPLICA, ballot=ballot)
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def bill_artifact(bill: bytes) -> Artifact:
+    return Artifact(BILL_OF_MATERIALS, sha256(bill), len(bill))
+
+
+def statement_of(world: World, ballot: Ballot) -> StatementView:
+    build = world.open(len(world.ledger))
+    for index in range(3):
+        world.cast(build, index, ballot)
+    return parse_statement(bytes(world.verdict_entries()[-1].statement))
+
+
+def payload_of(
+    world: World, statement: StatementView, ballot: Ballot = PASSED, bill: bytes | None = None
+) -> bytes:
+    payload = provenance_bytes(world.cluster, statement, REPLICA, ballot=ballot, bill=bill)
     assert payload is not None
     return payload
 
@@ -90,6 +125,67 @@ def test_each_image_of_a_build_in_several_is_a_dependency(
         "docker:a:1"
     ]
     assert {"uri": "docker:a:1", "digest": {"sha256": "1" * 64}} in listed
+
+
+def test_each_input_of_the_agreed_list_is_a_dependency(world: World) -> None:
+    built = finding(artifacts=(bill_artifact(BILL),))
+    statement = statement_of(world, built)
+    payload = payload_of(world, statement, built, BILL)
+    assert statement.subject[-1].name == BILL_OF_MATERIALS
+    definition = json.loads(payload)["predicate"]["buildDefinition"]
+    _, _, listed, *inputs = definition["resolvedDependencies"]
+    assert listed == {"name": BILL_OF_MATERIALS, "digest": {"sha256": sha256(BILL)}}
+    assert inputs == [
+        {
+            "name": "tool",
+            "uri": "https://example.org/tool",
+            "digest": {"sha512": "2" * 128},
+        },
+        {
+            "name": "example.org!x/@v/v1.0.0.zip",
+            "uri": "pkg:golang/example.org/x@v1.0.0?checksum=h1:" + "00" * 32 + "&type=module",
+            # DigestSet v1.1, dirHash
+            "digest": {"dirHash": "00" * 32},
+        },
+        {
+            "name": "six.whl",
+            "uri": f"pkg:pypi/six@1.0?checksum=sha256:{'1' * 64}&file_name=six.whl",
+            "digest": {"sha256": "1" * 64},
+        },
+    ]
+    found = verify_provenance(
+        line(world, payload), REPLICA, statement, cluster=world.cluster, verify=verify
+    )
+    assert provenance_mismatch(found, statement, BILL) is None
+    assert provenance_mismatch(found, statement, OTHER_BILL) is not None
+
+
+def test_a_replica_without_the_list_names_it_and_no_input(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if it had removed its copy, if its copy is another list, and if there are too many."""
+    built = finding(artifacts=(bill_artifact(BILL),))
+    statement = statement_of(world, built)
+    short = payload_of(world, statement, built)
+    assert payload_of(world, statement, built, OTHER_BILL) == short
+    monkeypatch.setattr("ci.provenance.PAYLOAD_BYTES_MAX", len(short))
+    assert payload_of(world, statement, built, BILL) == short
+    found = verify_provenance(
+        line(world, short), REPLICA, statement, cluster=world.cluster, verify=verify
+    )
+    assert "no input" in str(provenance_mismatch(found, statement, BILL))
+
+
+def test_a_file_of_an_earlier_version_that_is_no_list_is_named_alone(world: World) -> None:
+    built = finding(artifacts=(bill_artifact(b"{}"),))
+    statement = statement_of(world, built)
+    assert payload_of(world, statement, built, b"{}") == payload_of(world, statement, built)
+
+
+def test_what_is_no_list_is_refused() -> None:
+    for data in (b"", b"[]", b'{"components": [{"hashes": [{"alg": "MD5", "content": ""}]}]}'):
+        with pytest.raises(InvalidProvenance):
+            listed_inputs(data)
 
 
 def test_a_dissenter_says_what_it_found_itself(world: World, statement: StatementView) -> None:

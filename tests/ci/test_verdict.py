@@ -329,3 +329,15 @@ def test_f_plus_one_others_contradict_a_finding(
         assert not is_contradicted(cast[:1], FAILED.compared, "own", quorums=quorums)
         own = [*cast[:1], ("own", PASSED)]
         assert not is_contradicted(own, FAILED.compared, "own", quorums=quorums)
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_a_claim_of_other_bytes_takes_f_plus_one_to_be_the_verdict(place: int) -> None:
+    """One mirror that lies, or one replica that says so, is a dissent. Two of four are red."""
+    claim = finding(Outcome.DEPENDENCIES_UNAVAILABLE, None)
+    ballots = [PASSED] * 3
+    ballots.insert(place, claim)
+    assert outcome_of(ordered(*ballots)) is Outcome.PASSED
+    ballots[3 - place] = claim
+    assert outcome_of(ordered(*ballots)) is Outcome.DEPENDENCIES_UNAVAILABLE
+    assert outcome_of(ordered(claim, FAILED, FAILED)) is Outcome.FAILED

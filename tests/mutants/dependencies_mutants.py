@@ -63,4 +63,33 @@ DEPENDENCIES_MUTANTS: tuple[Mutant, ...] = (
         new="        if policy.bill_sha256 not in artifacts(statement).values():\n",
         test="tests/scripts/test_verify_build.py::test_the_list_of_what_went_in_must_match",
     ),
+    Mutant(
+        name="Z9 a stage that begins with another one gets a second copy of inputs",
+        file="node/sources/dockerfile.py",
+        old="            if not stage.has_inputs:\n",
+        new="            if True:\n",
+        test="tests/node/sources/test_dockerfile.py"
+        "::test_inputs_are_copied_once_into_each_line_of_stages_that_run_something",
+    ),
+    Mutant(
+        name="Z10 a line of provenance takes any list",
+        file="ci/provenance.py",
+        old="    if bill is None or hashlib.sha256(bill).hexdigest() != ran.bill_sha256:\n",
+        new="    if bill is None:\n",
+        test="tests/ci/test_provenance.py::test_a_replica_without_the_list_names_it_and_no_input",
+    ),
+    Mutant(
+        name="Z11 the network of the pipeline hides that of a step",
+        file="common/pipeline/step_networks.py",
+        old='each.get("network", pipeline.get("network"))',
+        new='pipeline.get("network")',
+        test="tests/common/pipeline/test_step_networks.py::test_it_reads_networks_as_replicas_do",
+    ),
+    Mutant(
+        name="Z12 any file is the agreed pipeline file",
+        file="client/commands/envelope.py",
+        old="    if (found := hashlib.sha256(pipeline).hexdigest()) != agreed:\n",
+        new="    if (found := agreed) != agreed:\n",
+        test="tests/scripts/test_verify_build.py::test_no_step_that_ran_may_have_a_network",
+    ),
 )

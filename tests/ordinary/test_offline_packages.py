@@ -61,8 +61,9 @@ def serve(mirror: Mirror, files: list[Path]) -> dict[str, str]:
     return lines
 
 
+@pytest.mark.parametrize("is_dockerfile", [False, True])
 async def test_pip_installs_offline_what_a_lock_file_pins(
-    room: Room, debian_image: str, registry: Registry, tmp_path: Path
+    room: Room, debian_image: str, registry: Registry, tmp_path: Path, *, is_dockerfile: bool
 ) -> None:
     room.local_images.append(debian_image)
     folder = tmp_path / "packages"
@@ -75,8 +76,19 @@ async def test_pip_installs_offline_what_a_lock_file_pins(
             "commands": COMMANDS,
             "dependencies": [{"pip": lock, "python": "3.11"} for lock in locks],
         }
+        dockerfile = (
+            *(f"# pbft-ci dependencies: pip={lock} python=3.11" for lock in locks),
+            *(f"FROM {debian_image}", "WORKDIR /app", "COPY . ."),
+            # HOME of the image's own user is not the one of the image's command
+            *(f"RUN {command.replace('$HOME', '/app')}" for command in COMMANDS),
+            f"CMD {json.dumps(['sh', '-c', COMMANDS[-1].replace('$HOME', '/app')])}\n",
+        )
         files: dict[str, str | bytes] = {
-            ".pbft-ci.yml": json.dumps(pipeline),
+            **(
+                {"Dockerfile": "\n".join(dockerfile)}
+                if is_dockerfile
+                else {".pbft-ci.yml": json.dumps(pipeline)}
+            ),
             "requirements.txt": "".join(lines[name] for name in USED),
             "requirements-build.txt": "".join(lines[name] for name in BUILT_WITH),
         }

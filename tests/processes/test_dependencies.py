@@ -10,6 +10,7 @@ import pytest
 from ci.artifact_rules import BILL_OF_MATERIALS
 from tests.node.dependencies.mirror import Mirror, running_mirror
 from tests.processes.network import Network
+from tests.processes.programs import client
 
 pytestmark = [pytest.mark.docker, pytest.mark.processes]
 
@@ -29,6 +30,26 @@ def sha256(data: bytes) -> str:
 def serve(mirror: Mirror, wheel: bytes) -> None:
     link = f'<a href="{WHEEL_NAME}#sha256={sha256(WHEEL)}">{WHEEL_NAME}</a>'
     mirror.files = {"/foo/": link.encode(), f"/foo/{WHEEL_NAME}": wheel}
+
+
+def check_proof(network: Network, build: str, folder: Path) -> None:
+    """What a consumer checks offline: the list, that lines of provenance name all of it, and that
+    no step had a network."""
+    envelope, made = folder / "proof.intoto.json", folder / "made"
+    assert client(network, "attest", build, "--output", str(envelope)).code == 0
+    assert client(network, "artifacts", build, "--output", str(made)).code == 0
+    lines = folder / "proof.provenance.intoto.jsonl"
+    asked = (
+        *("verify", str(envelope), "--any", "--provenance", str(lines)),
+        *("--no-network", str(folder / "pipeline.yml"), "--sbom", str(made / BILL_OF_MATERIALS)),
+    )
+    ended = client(network, *asked)
+    assert ended.code == 0, ended
+    assert "provenance  complete, by node0, node1, node2\n" in ended.output
+    assert client(network, *asked[:-2]).code == 2, "the list is missing"
+    first, *rest = lines.read_bytes().splitlines()
+    lines.write_bytes(b"\n".join([*rest, first.replace(b'"sig": "', b'"sig": "AA')]))
+    assert client(network, *asked).code == 2, "a line is of nobody"
 
 
 def test_one_mirror_of_four_sends_other_bytes(tmp_path: Path, base_image: str) -> None:
@@ -72,6 +93,9 @@ def test_one_mirror_of_four_sends_other_bytes(tmp_path: Path, base_image: str) -
         text = log.read_text()
         assert f"{mirrors[3].url}/foo/{WHEEL_NAME} sent other bytes of pip foo 1.0" in text
         assert sha256(b"tampered") in text
+
+        (tmp_path / "pipeline.yml").write_text(files[".pbft-ci.yml"])
+        check_proof(network, build, tmp_path)
 
         build = network.post("unpinned")
         view = network.complete(build)

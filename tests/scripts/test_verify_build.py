@@ -18,7 +18,7 @@ from securesystemslib.exceptions import VerificationError
 
 from ci.artifact_rules import BILL_OF_MATERIALS
 from ci.case_results import CaseOutcome, encode_report
-from ci.operations import Artifact, Ballot, Event, Step
+from ci.operations import Artifact, Ballot, Event, Outcome, Step
 from ci.statement import InvalidEnvelope, envelope, keyid_for, pae, verify_envelope
 from ci.supplement import supplement_bytes
 from client.commands.envelope import trust_of
@@ -150,6 +150,40 @@ def test_the_list_of_what_went_in_must_match(consumer: Consumer, tmp_path: Path)
         green = as_bytes(signed(consumer.statement(built, built, built), 0, 1))
         assert consumer.both(green, "--sbom", str(file)) == code
         assert consumer.both(green, "--sbom", __file__) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "steps", "code"),
+    [
+        ("commands: [x]\n", [("build", True)], 0),
+        ("commands: [x]\nnetwork: [a.org]\n", [("build", True)], 2),
+        ("steps: [{name: a}, {name: b, network: true}]\n", [("a", True), ("b", True)], 2),
+        # it did not run
+        ("steps: [{name: a}, {name: b, network: true}]\n", [("a", True), ("b", False)], 0),
+        ("steps: [{name: a}, {name: b, network: true}]\n", [("a", True), ("b", None)], 2),
+        # of an older version, whose statements do not say which steps ran
+        ("steps: [{name: a}, {name: b, network: true}]\n", [], 2),
+        ("FROM a\nRUN x\n", [], 0),
+        ("# pbft-ci network: a.org\nFROM a\n", [], 2),
+    ],
+)
+def test_no_step_that_ran_may_have_a_network(
+    consumer: Consumer, tmp_path: Path, text: str, steps: list[tuple[str, bool | None]], code: int
+) -> None:
+    file = tmp_path / "pipeline"
+    file.write_text(text)
+    ballot = finding(
+        pipeline_sha256=hashlib.sha256(text.encode()).hexdigest(),
+        steps=tuple(Step(name, choice) for name, choice in steps),
+    )
+    green = as_bytes(signed(consumer.statement(ballot, ballot, ballot), 0, 1))
+    assert consumer.both(green, "--no-network", str(file)) == code
+    # another file says nothing, and neither does a statement that names none
+    file.write_text(text + "#\n")
+    assert consumer.both(green, "--no-network", str(file)) == 2
+    silent = finding(Outcome.CHECKOUT_FAILED, 128, pipeline_sha256=None)
+    red = as_bytes(signed(consumer.statement(silent, silent), 0, 1))
+    assert consumer.both(red, "--no-network", str(file)) == 2
 
 
 def test_what_is_not_asked_for_is_not_proved(

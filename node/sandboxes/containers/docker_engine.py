@@ -5,6 +5,7 @@ identify what belongs to a build. So no replica touches the objects of another.
 """
 
 import asyncio
+import json
 import os
 import re
 import threading
@@ -31,6 +32,9 @@ BUILD_LABEL = "pbft-ci.build"
 
 # for one ordinary answer of the engine; builds and pulls have limits of their own
 ANSWER_SECONDS_MAX = 60
+
+# while an engine unpacks an image that it was sent, it says nothing
+IMPORT_SECONDS_MAX = 600
 
 # for one question to a registry, which the engine passes on
 REGISTRY_SECONDS_MAX = 30
@@ -183,6 +187,23 @@ class DockerEngine:
             raise
         stop.check()
         return None
+
+    def import_image(self, tar: Path | bytes, labels: Mapping[str, str], stop: Stop) -> str:
+        """The id of a new image that holds the content of a tar file, and carries these labels.
+
+        Raises InfrastructureError if the engine makes none, Stopped, and what the library raises.
+        """
+        marks = " ".join(f"{json.dumps(key)}={json.dumps(value)}" for key, value in labels.items())
+        with self.stream_client(stop) as client:
+            client.timeout = IMPORT_SECONDS_MAX
+            answer = client.import_image(
+                src=str(tar) if isinstance(tar, Path) else tar, changes=[f"LABEL {marks}"]
+            )
+        stop.check()
+        made = _DIGEST.findall(answer)
+        if not made:
+            raise InfrastructureError("the Docker engine made no image of the inputs")
+        return str(made[-1])
 
     def remove_names(self, names: Iterable[str]) -> bool:
         """Take names from an image, which goes with its last one; whether all are gone now.

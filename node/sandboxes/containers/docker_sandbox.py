@@ -16,6 +16,7 @@ from ci.limits import Limits
 from ci.operations import Outcome
 from common.configuration.config import NodeConfig
 from common.pipeline.pipeline_file import Pipeline, PipelineInvalid
+from node.dependencies.hand_in import INPUTS, PAGE_BYTES, HandedInputs
 from node.egress.addresses import networks_of
 from node.egress.egress_proxy import EgressRules
 from node.egress.operator_rules import OperatorRules, not_allowed
@@ -57,7 +58,12 @@ from node.sandboxes.sandbox import (
     build_environment,
     result_of_exit,
 )
-from node.sources.dockerfile import BaseImage, PreparedDockerfile, prepare_dockerfile
+from node.sources.dockerfile import (
+    BaseImage,
+    GivenInputs,
+    PreparedDockerfile,
+    prepare_dockerfile,
+)
 from node.work.infrastructure_error import InfrastructureError
 from node.work.threads import Stop, in_thread
 
@@ -229,7 +235,8 @@ class DockerSandbox:
                 )
                 return RunResult(Outcome.PIPELINE_INVALID, problem=problem)
         known = {name: BaseImage(base.id, base.volumes) for name, base in bases.items()}
-        prepared = prepare_dockerfile(data, self._labels(work.label), known)
+        inputs = None if work.inputs is None else await self._given(work.inputs, work)
+        prepared = prepare_dockerfile(data, self._labels(work.label), known, inputs=inputs)
         if isinstance(prepared, PipelineInvalid):
             return RunResult(Outcome.PIPELINE_INVALID, problem=prepared.text)
         work.show_state("building")
@@ -266,6 +273,11 @@ class DockerSandbox:
             )
             return RunResult(Outcome.PIPELINE_INVALID, problem=problem)
         limits = work.limits
+        # An empty file system lies over each folder of inputs that the image has.
+        hidden: dict[str, int] = {}
+        if inputs is not None and work.inputs is not None and prepared.has_inputs:
+            folders = (INPUTS, *(f"/{name}" for name in work.inputs.home_folders))
+            hidden = dict.fromkeys(folders, PAGE_BYTES)
         order = ContainerOrder(
             image=image,
             name=self._container_name(work),
@@ -277,9 +289,22 @@ class DockerSandbox:
             memory_bytes=limits.memory_bytes + limits.home_bytes + limits.temporary_bytes,
             cpus=limits.cpus,
             pids=limits.pids_max,
-            temporary={HOME: limits.home_bytes, TEMPORARY: limits.temporary_bytes},
+            temporary={HOME: limits.home_bytes, TEMPORARY: limits.temporary_bytes, **hidden},
         )
         return _result(await self._run_container(order, work, resources), image.id)
+
+    async def _given(self, handed: HandedInputs, work: Work) -> GivenInputs:
+        """The inputs on the engine, for RUN instructions. Raises InfrastructureError."""
+        labels = self._labels(work.label)
+        copies: list[tuple[Path | bytes, str]] = [(handed.archive, f"{INPUTS}/")]
+        if handed.home:
+            # HOME of an instruction is its user's; Cargo looks into every folder up to this one
+            copies.append((handed.home, "/"))
+        made = [
+            (await self._call(partial(self._engine.import_image, tar, labels)), folder)
+            for tar, folder in copies
+        ]
+        return GivenInputs(tuple(made), handed.variables(None))
 
     async def _egress(
         self, prepared: PreparedDockerfile, network: str, work: Work, *, resources: EngineResources
@@ -346,6 +371,9 @@ class DockerSandbox:
             return build_image(self._engine, order, work.log, given_up=given_up, stop=stop)
 
         bytes_max = limits.workspace_bytes + limits.home_bytes + limits.temporary_bytes
+        if work.inputs is not None:
+            # those copies are not the project's doing
+            bytes_max += prepared.copy_count * work.inputs.page_bytes
         watch = await self._call(
             lambda stop: BuilderWatch(self._engine.client(), self._labels(work.label))
         )

@@ -45,7 +45,7 @@ def sha256(data: bytes) -> str:
 
 def order(folder: Path, mirror: Mirror, *locks: LockText, **changes: object) -> FetchOrder:
     servers = changes.pop(
-        "servers", tuple(Server(tool, mirror.url, ("*",), ()) for tool in Tool if tool != "files")
+        "servers", tuple(Server(tool=tool, url=mirror.url) for tool in Tool if tool != "files")
     )
     return FetchOrder(
         locks=locks,
@@ -255,7 +255,9 @@ def test_a_redirect_leads_only_where_the_operator_allows(
         return True
 
     mirror.tricks["/files/foo-1.0.tar.gz"] = redirect
-    servers = (Server(Tool.PIP, mirror.url, ("*",), ("listed.example.invalid",), login="a:secret"),)
+    servers = (
+        Server(tool=Tool.PIP, url=mirror.url, hosts=("listed.example.invalid",), login="a:secret"),
+    )
     answer = answer_order(order(tmp_path, mirror, pip_lock(SOURCE), servers=servers))
     assert isinstance(answer, Failed | Unavailable)
     assert problem in answer.text
@@ -268,8 +270,8 @@ def test_the_operators_rule_alone_decides_who_is_asked(mirror: Mirror, tmp_path:
     with running_mirror() as public:
         serve_foo(public)
         servers = (
-            Server(Tool.PIP, mirror.url, ("foo*",), (), login="ci:secret"),
-            Server(Tool.PIP, public.url, ("*",), ()),
+            Server(tool=Tool.PIP, url=mirror.url, names=("foo*",), login="ci:secret"),
+            Server(tool=Tool.PIP, url=public.url),
         )
         lock = LockText(
             Tool.PIP,
@@ -307,7 +309,7 @@ def test_two_files_of_one_name_are_told(mirror: Mirror, tmp_path: Path) -> None:
         store.put(file, f"sha256:{sha256(b'%d' % number)}")
         text = entry % sha256(b"%d" % number)
         locks.append(LockText(Tool.FILES, f"{number}.lock.yaml", text.encode()))
-    servers = (Server(Tool.FILES, None, ("*",), ()),)
+    servers = (Server(tool=Tool.FILES),)
     answer = answer_order(order(tmp_path, mirror, *locks, servers=servers))
     assert answer == Flawed((("0.lock.yaml", "two inputs of files have the file name x"),))
 

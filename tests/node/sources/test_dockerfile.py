@@ -6,8 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.pipeline.pipeline_file import PipelineInvalid
-from node.sources.dockerfile import BaseImage, PreparedDockerfile, prepare_dockerfile
+from common.pipeline.pipeline_file import LockedBy, PipelineInvalid
+from node.sources.dockerfile import (
+    BaseImage,
+    GivenInputs,
+    PreparedDockerfile,
+    dependencies_of,
+    prepare_dockerfile,
+)
 
 LABELS = {"pbft-ci.build": "b"}
 
@@ -123,13 +129,13 @@ def test_from_over_several_lines_and_inside_others() -> None:
     text = "FROM \\\n  # a comment\n  a:1 \\\n  AS one\nRUN echo \\\nFROM nothing\nFROM one\n"
     found = prepared(text)
     assert found.bases == ("a:1",)
-    assert found.label_lines == (5, 9)
+    assert found.our_lines == (5, 9)
     assert instructions(text) == ["FROM a:1 AS one", "RUN echo FROM nothing", "FROM one"]
 
 
 def test_the_other_escape_character() -> None:
     text = "# escape=`\nFROM a\nRUN x `\nFROM b\nWORKDIR C:\\\nRUN y\n"
-    assert prepared(text).label_lines == (3,)
+    assert prepared(text).our_lines == (3,)
     expected = ["# escape=`", "FROM a", "RUN x FROM b", "WORKDIR C:\\", "RUN y"]
     assert instructions(text) == expected
     # an ordinary comment ends the directives
@@ -344,3 +350,55 @@ def test_whatever_is_taken_is_one_instruction_in_each_line(text: str) -> None:
     again = prepare_dockerfile(found.text, {})
     assert isinstance(again, PreparedDockerfile)
     assert again.bases == found.bases
+
+
+INPUTS = GivenInputs((("sha256:1", "/in/"),), {"GOPROXY": "file:///in/go"})
+
+
+def given_inputs(text: str) -> PreparedDockerfile:
+    found = prepare_dockerfile(text.encode(), LABELS, inputs=INPUTS)
+    assert isinstance(found, PreparedDockerfile), found
+    return found
+
+
+def test_comments_above_the_first_instruction_name_lock_files() -> None:
+    text = (
+        "# pbft-ci dependencies: pip=requirements.txt python=3.12\n"
+        "# pbft-ci dependencies: npm=web/package-lock.json\nFROM a\nRUN x\n"
+    )
+    locks = (LockedBy("pip", "requirements.txt", "3.12"), LockedBy("npm", "web/package-lock.json"))
+    assert prepared(text).dependencies == dependencies_of(text.encode()) == locks
+    assert b"requirements" not in prepared(text).text
+    # nothing is fetched for what is not taken anyway
+    assert dependencies_of(text.encode() + b"ADD http://x y\n") == ()
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["", "requirements.txt", "pip=../x", "pip=/x", "gem=Gemfile", "go=a npm=b", "go=a python=3.12"],
+)
+def test_lock_files_that_are_not_taken(words: str) -> None:
+    found = prepare_dockerfile(f"# pbft-ci dependencies: {words}\nFROM a\n".encode(), LABELS)
+    assert isinstance(found, PipelineInvalid)
+    assert "line 1: '# pbft-ci dependencies:'" in found.text
+
+
+def test_inputs_are_copied_once_into_each_line_of_stages_that_run_something() -> None:
+    text = "FROM a AS one\nFROM one AS two\nRUN x\nFROM two\nRUN y\nFROM b\nCOPY --from=two /x /\n"
+    found = given_inputs(text)
+    label, copied, arguments = (
+        'LABEL "pbft-ci.build"="b"',
+        "COPY --from=sha256:1 / /in/",
+        'ARG GOPROXY="file:///in/go"',
+    )
+    assert found.text.decode().rstrip("\n").split("\n") == [
+        *("FROM a AS one", label),
+        *("FROM one AS two", label, copied, arguments, "RUN x"),
+        *("FROM two", label, arguments, "RUN y"),
+        *("FROM b", label, "COPY --from=two /x /"),
+    ]
+    assert (found.copy_count, found.has_inputs) == (1, False)
+    assert given_inputs("FROM a\nRUN x\n").has_inputs
+    assert found.original_lines("dockerfile parse error line 10: x") == (
+        "dockerfile parse error line 5: x"
+    )

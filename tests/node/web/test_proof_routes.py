@@ -1,6 +1,7 @@
 """What a node proves: its own finding, who contradicted a verdict later, its ledger's head."""
 
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -21,14 +22,16 @@ from node.web.proof_routes import ProofRoutes
 from pbft.codec import decode_signed
 from pbft.ports import CheckpointRecord, Record
 from tests.node.local_network import Client, Network, finding
+from tests.node.web.test_artifact_routes import OneBuild
 from tests.waiting import wait_until
 
 
 @pytest.fixture
-async def client(network: Network) -> AsyncIterator[Client]:
+async def client(network: Network, tmp_path: Path) -> AsyncIterator[Client]:
     """An HTTP client of node1's routes."""
     application = web.Application()
-    application.add_routes(ProofRoutes(network.runtimes["node1"]).routes())
+    kept = OneBuild(tmp_path / "artifacts")
+    application.add_routes(ProofRoutes(network.runtimes["node1"], kept).routes())
     async with TestClient(TestServer(application)) as client:
         yield client
 

@@ -1,13 +1,17 @@
 """Dockerfiles built and run on a real engine: how they end, and that replicas stay apart."""
 
 import asyncio
+import hashlib
 import io
 import json
 import secrets
 
 import pytest
 
+from ci.artifact_rules import BILL_OF_MATERIALS
 from ci.operations import Outcome
+from common.configuration.package_sources import PackageSource
+from common.dependencies.lock_file import Tool
 from node.sandboxes.containers.docker_engine import BUILD_LABEL, CLUSTER_LABEL, REPLICA_LABEL
 from node.sources.dockerfile import PreparedDockerfile
 from tests.node.conftest import (
@@ -19,6 +23,8 @@ from tests.node.conftest import (
     things_on,
     until,
 )
+from tests.node.dependencies.mirror import running_mirror
+from tests.node.dependencies.test_hand_in import crate_with
 from tests.node.sandboxes.containers.test_docker_sandbox import look_when_allowed
 
 pytestmark = pytest.mark.docker
@@ -49,6 +55,44 @@ async def test_dockerfile_is_built_and_run(room: Room) -> None:
     assert "in the build\n0\n" in log
     assert "65534\n" in log
     assert "the word\n" in log
+
+
+async def test_instructions_have_what_lock_files_pin_and_the_image_has_not(room: Room) -> None:
+    wheel, crate = b"a wheel", crate_with({"foo-1.0.0/src/lib.rs": b"x"})
+    digests = [hashlib.sha256(data).hexdigest() for data in (wheel, crate)]
+    name = "foo-1.0-py3-none-any.whl"
+    command = "echo the image:; env; find /pbft-ci-inputs /.cargo -type f >/tmp/x; ! grep . /tmp/x"
+    files: dict[str, str | bytes] = {
+        "Dockerfile": (
+            "# pbft-ci dependencies: pip=requirements.txt\n"
+            "# pbft-ci dependencies: cargo=Cargo.lock\n"
+            f"FROM {room.image} AS first\n"
+            f"RUN test \"$(cat $PIP_FIND_LINKS/{name})\" = 'a wheel' && {ASK_LOOPBACK}\n"
+            "RUN grep -q /pbft-ci-inputs/cargo /.cargo/config.toml\n"
+            "FROM first\nRUN test $PIP_NO_INDEX = 1 && cat /pbft-ci-inputs/cargo/*/src/lib.rs\n"
+            f"CMD {json.dumps(['sh', '-c', command])}\n"
+        ),
+        "requirements.txt": f"foo==1.0 --hash=sha256:{digests[0]}\n",
+        "Cargo.lock": (
+            'version = 3\n[[package]]\nname = "foo"\nversion = "1.0.0"\nsource = "registry+'
+            f'https://github.com/rust-lang/crates.io-index"\nchecksum = "{digests[1]}"\n'
+        ),
+    }
+    with running_mirror() as mirror:
+        mirror.files = {
+            "/foo/": f'<a href="{name}#sha256={digests[0]}">{name}</a>'.encode(),
+            f"/foo/{name}": wheel,
+            "/foo/foo-1.0.0.crate": crate,
+        }
+        sources = tuple(PackageSource(tool=t, url=mirror.url) for t in (Tool.PIP, Tool.CARGO))
+        config = room.make_config(room.repository.url, sources=sources)
+        builder = await room.make_builder(config)
+        order = builder.order(room.repository.url, room.repository.commit(files))
+        compared, log = (await builder.find(order)).compared, builder.log(order)
+    assert compared.outcome is Outcome.PASSED, log
+    assert [made.path for made in compared.artifacts] == [BILL_OF_MATERIALS]
+    assert "PIP_NO_INDEX" not in log.partition("the image:")[2]
+    assert not await asyncio.to_thread(things_of, room.engine, builder.cluster_id)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +186,7 @@ async def test_an_image_that_has_none_of_our_labels(
 ) -> None:
     """Should a FROM ever be overlooked: the image goes by its name, and its layers with it."""
 
-    def overlook(data: bytes, labels: object, image_ids: object = None) -> PreparedDockerfile:
+    def overlook(data: bytes, *rest: object, **more: object) -> PreparedDockerfile:
         return PreparedDockerfile(data, (), ())
 
     monkeypatch.setattr("node.sandboxes.containers.docker_sandbox.prepare_dockerfile", overlook)
