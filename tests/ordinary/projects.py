@@ -45,6 +45,7 @@ LOG_LINES_SHOWN = 40
 # Beside what the image for tests has.
 TOOLS = ("ccache", "cmake", "golang-go", "gotestsum", "npm")
 POSTGRES = "postgres:16"
+RUST = "rust:1.63"
 # Names that the document's pipeline files use. Each is one image of Debian's packages here.
 NAMED_IMAGES = (
     *("python:3.12-slim", "node:20"),
@@ -193,17 +194,26 @@ def fetch(project: Project) -> Path:
 def _download(project: Project, folder: Path) -> None:
     """Raises NoSource."""
     if project.is_python:
-        _run(
+        run_client(
             [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-cache-dir"],
             ["--no-binary=:all:", f"--dest={folder}", f"{project.package}=={project.version}"],
         )
         return
+    wanted = f"{project.package}={project.version}"
+    run_apt(["source", "--download-only", "--tar-only", wanted], folder)
+
+
+def run_apt(arguments: Sequence[str], folder: Path) -> None:
+    """Run apt-get in that folder. Raises NoSource, OSError."""
     # a list of sources of our own: the machine's may have none, and stays as it is
     lists = SOURCES / "apt"
     (lists / "partial").mkdir(parents=True, exist_ok=True)
     (folder / "sources.list").write_text(
-        "deb-src [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]"
-        f" http://deb.debian.org/debian {SUITE} main\n"
+        "".join(
+            f"{kind} [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]"
+            f" http://deb.debian.org/debian {SUITE} main\n"
+            for kind in ("deb", "deb-src")
+        )
     )
     apt = [
         "apt-get",
@@ -213,13 +223,12 @@ def _download(project: Project, folder: Path) -> None:
         f"-oDir::State::lists={lists}",
         "-oAPT::Sandbox::User=root",
     ]
-    _run(apt, ["update"])
-    wanted = f"{project.package}={project.version}"
-    _run(apt, ["source", "--download-only", "--tar-only", wanted], folder)
+    run_client(apt, ["update"])
+    run_client(apt, arguments, folder)
 
 
-def _run(command: Sequence[str], more: Sequence[str], folder: Path | None = None) -> None:
-    """Raises NoSource."""
+def run_client(command: Sequence[str], more: Sequence[str], folder: Path | None = None) -> None:
+    """Run a registry's client in that folder. Raises NoSource."""
     try:
         done = subprocess.run(
             [*command, *more],
@@ -237,13 +246,25 @@ def _run(command: Sequence[str], more: Sequence[str], folder: Path | None = None
 
 def make_repository(project: Project, pipeline: str, folder: Path) -> Path:
     """A bare repository: the source with its tag, and a commit with the pipeline file on it."""
-    work, bare = folder / "work", folder / f"{project.name}.git"
+    work = unpack(project, folder)
+    return publish(work, project, pipeline)
+
+
+def unpack(project: Project, folder: Path) -> Path:
+    """A folder with the project's source. Raises NoSource, OSError."""
+    work = folder / "work"
     with tarfile.open(fetch(project)) as archive:
         archive.extractall(folder / "unpacked", filter="data")
     (unpacked,) = (folder / "unpacked").iterdir()
     unpacked.rename(work)
     # a release has it, the repository that it was made from has not
     (work / "PKG-INFO").unlink(missing_ok=True)
+    return work
+
+
+def publish(work: Path, project: Project, pipeline: str) -> Path:
+    """A bare repository of that folder, which is removed, as `make_repository` says."""
+    folder, bare = work.parent, work.parent / f"{project.name}.git"
     _git(work, "init", "--quiet", "--initial-branch=master")
     _commit(work, "Release")
     _git(work, "tag", "--annotate", "--message=release", project.tag)
@@ -282,11 +303,13 @@ def named_images(engine: docker.DockerClient, projects: Sequence[str]) -> Iterat
     text = "".join(examples(DOCUMENT)[project][PIPELINE_FILE] for project in projects)
     named: list[str] = []
     try:
-        for name in (*NAMED_IMAGES, POSTGRES):
+        for name in (*NAMED_IMAGES, RUST, POSTGRES):
             if f"image: {name}\n" not in text or has_image(engine, name):
                 continue
             if name == POSTGRES:
                 ours = ensure_service_image(engine, "postgres")
+            elif name == RUST:
+                ours = ensure_debian_image(engine, (*PACKAGES, "cargo"))
             else:
                 ours = ensure_debian_image(engine, (*PACKAGES, *TOOLS))
             engine.images.get(ours).tag(name)
