@@ -10,6 +10,7 @@ from bench import (
     cases,
     failover,
     history,
+    inputs,
     links,
     log_page,
     members,
@@ -62,6 +63,11 @@ BENCHES = {
             # the image of a Debian system is made once
             quick_seconds_max=900.0,
             seconds_max=3600.0,
+        ),
+        Bench(
+            name=inputs.NAME,
+            what="50 Python and 500 npm packages by lock file, beside pip and npm by hand",
+            run=inputs.run,
         ),
         Bench(
             name=pipelines.NAME,

@@ -106,7 +106,7 @@ def project_images(host: str, *, python: Size, node: Size, name: str) -> Iterato
             base = ensure_debian_image(client, (*PACKAGES, "npm"))
         except NoBaseImage as error:
             raise BenchFailed(f"no image for the projects: {error}") from error
-        index = {**_wheels(python), **_tarballs(node)}
+        index = {**wheels(python), **_tarballs(node)}
         files = {f"index/{file}": data for file, data in index.items()}
         _build(client, images.index, f"FROM {base}\nCOPY index /index\n", files=files)
         project = {**python_files(python, 0), **node_files(node, 0)}
@@ -150,7 +150,7 @@ def _build(
         raise BenchFailed(f"{tag}: {error}: {said[-500:]}") from error
 
 
-def _wheels(size: Size) -> dict[str, bytes]:
+def wheels(size: Size) -> dict[str, bytes]:
     """Wheels of Python packages, by file name."""
     found = {}
     for package in range(size.packages):

@@ -3,7 +3,8 @@
 A Python project installs five packages and a Node project twenty, from files in their image, and
 runs its tests. With a warm cache the reference is a person's own machine that has the packages: one
 bare container for each replica, whose image has them installed. So it restores nothing. Without a
-cache both sides install.
+cache both sides install. A fourth row has the Python packages from a lock file: nodes hand them in
+from a warm store, and steps have no network.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ from bench.context import Context
 from bench.engine import ReadyEngine, ready_engine
 from bench.figures import ratios, spread
 from bench.network import BenchFailed, open_network, wait_until_linked
+from bench.package_mirror import package_mirror, python_entry
 from bench.project_index import (
     INSTALL_NODE,
     INSTALL_PYTHON,
@@ -26,6 +28,7 @@ from bench.project_index import (
     node_files,
     project_images,
     python_files,
+    wheels,
 )
 from bench.rows import Row, Target
 from scripts.harness import Network
@@ -39,27 +42,45 @@ LOOPS_QUICK = 1000
 PAIRS = 9
 WARM_TARGET = Target(1.2)
 COLD_TARGET = Target(1.1)
+LOCKED_TARGET = Target(1.1)
 
 _TEST_PYTHON = "python3 -m unittest -q test_all"
 _TEST_NODE = "node --test all.test.js"
 _LIBRARIES = "$HOME/libraries"
+_INSTALL_LOCKED = (
+    "python3 -m pip install --quiet --no-cache-dir --disable-pip-version-check"
+    f" --target {_LIBRARIES} -r requirements.txt"
+)
 
 
 async def run(context: Context) -> list[Row]:
-    """A warm and a cold Python project, a warm Node project. Raises BenchFailed, NetworkFailed,
-    StartFailed."""
+    """A warm, a cold and a locked Python project, a warm Node project. Raises BenchFailed,
+    NetworkFailed, StartFailed."""
     python, node = (PYTHON_QUICK, NODE_QUICK) if context.is_quick else (PYTHON, NODE)
+    entries = [python_entry(file, data) for file, data in wheels(python).items()]
+    served = {path: data for files, _ in entries for path, data in files.items()}
     async with ready_engine() as engine:
         context.say("making the images")
         name = f"pbft-ci-bench/{secrets.token_hex(4)}"
         with (
             project_images(engine.host, python=python, node=node, name=name) as images,
+            package_mirror(served) as mirror,
             open_network(
                 context,
                 NAME,
                 executor="docker",
-                branches=_branches(images, python, node, is_quick=context.is_quick),
-                overrides={"node": {"docker_host": engine.host}},
+                branches=_branches(
+                    images,
+                    (python, node),
+                    "".join(line for _, line in entries),
+                    is_quick=context.is_quick,
+                ),
+                overrides={
+                    "node": {
+                        "docker_host": engine.host,
+                        "sources": [{"tool": "pip", "url": f"{mirror}/pip"}],
+                    }
+                },
             ) as network,
         ):
             for node_name in network.node_names:
@@ -78,8 +99,10 @@ def _configure(settings: dict[str, Any], images: ProjectImages) -> None:
 
 
 def _branches(
-    images: ProjectImages, python: Size, node: Size, *, is_quick: bool
+    images: ProjectImages, sizes: tuple[Size, Size], lock: str, *, is_quick: bool
 ) -> dict[str, dict[str, str]]:
+    """sizes: of the Python and of the Node project. lock: the Python packages with their hashes."""
+    python, node = sizes
     python_loops, node_loops = (
         (LOOPS_QUICK, LOOPS_QUICK) if is_quick else (PYTHON_LOOPS, NODE_LOOPS)
     )
@@ -103,6 +126,13 @@ def _branches(
         "python-warm": branch(of_python, images.warm, f"PYTHONPATH=/warm/libraries {_TEST_PYTHON}"),
         "python-cold": branch(
             of_python, images.index, install, f"PYTHONPATH={_LIBRARIES} {_TEST_PYTHON}"
+        ),
+        "python-locked": branch(
+            {**of_python, "requirements.txt": lock},
+            images.index,
+            _INSTALL_LOCKED,
+            f"PYTHONPATH={_LIBRARIES} {_TEST_PYTHON}",
+            dependencies=[{"pip": "requirements.txt"}],
         ),
         "node": branch(
             of_node,
@@ -132,6 +162,12 @@ class _Measured:
         """All of them, one after the other. Raises BenchFailed, NetworkFailed."""
         filled = await self._fill("master")
         await self._fill("node")
+        # each replica's store is warm after it
+        await self._fill("python-locked")
+
+        async def locked() -> float:
+            network = self._network
+            return (await build_seconds(network, lambda: network.post("python-locked"))).seconds
 
         async def cold() -> float:
             network = self._network
@@ -157,6 +193,12 @@ class _Measured:
                 cold,
                 ("python-cold", self._images.index),
                 target=COLD_TARGET,
+            ),
+            await self._row(
+                "Python project offline, packages by lock file in a warm store",
+                locked,
+                ("python-cold", self._images.index),
+                target=LOCKED_TARGET,
             ),
         ]
 

@@ -81,6 +81,12 @@ COMMANDS = (
         "client.commands.artifacts",
     ),
     Command(
+        "inputs",
+        "list what lock files pinned for a build, and what changed since the last green build",
+        DONE,
+        "client.commands.inputs",
+    ),
+    Command(
         "log",
         "print a build's log, archived or as far as it is written",
         DONE,

@@ -21,6 +21,7 @@ from client.api.badge_routes import BadgeApi
 from client.api.case_routes import CaseApi
 from client.api.change_routes import Authorizer, ChangeApi, is_for_others
 from client.api.history_routes import add_history_routes
+from client.api.input_routes import InputApi, InputLists
 from client.api.log_routes import LogApi
 from client.api.metrics import GatewayMetrics
 from client.api.openapi import add_openapi
@@ -327,10 +328,13 @@ def make_application(
     ChangeApi(site, authorizer).add_routes(application)
     log_api = LogApi(site, LiveLogs(site.nodes, site.archive))
     log_api.add_routes(application)
-    ArtifactApi(site, Artifacts(site.nodes, site.config.data_directory)).add_routes(application)
+    artifacts = Artifacts(site.nodes, site.config.data_directory)
+    ArtifactApi(site, artifacts).add_routes(application)
+    inputs = InputLists(site, artifacts)
+    InputApi(site, inputs).add_routes(application)
     CaseApi(site, CaseReader(site.archive, site.cluster.quorums)).add_routes(application)
     add_audit_route(application, site)
-    add_dashboard(application, site, authorizer, log_api=log_api)
+    add_dashboard(application, site, authorizer, log_api=log_api, inputs=inputs)
     return application
 
 

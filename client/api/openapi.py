@@ -15,6 +15,7 @@ from ci.operations import NOTE_CHARACTERS_MAX
 from client.api.audit_routes import PAGE_EVENTS_MAX, AuditPage
 from client.api.case_routes import CASES_SHOWN_MAX
 from client.api.change_routes import NotesView
+from client.api.input_routes import AFTER_MAX, FIND_CHARACTERS_MAX, INPUTS_SHOWN_MAX
 from client.api.routes import OPEN_ROUTES, Accepted, BuildPage, json_response
 from client.gateway.collector import SLOWEST_MAX
 from client.network.network_view import NetworkView
@@ -27,6 +28,7 @@ from client.storage.build_filter import (
 )
 from client.views.build_view import BuildView
 from client.views.case_view import BuildCasesView, CaseHistory, CasePage
+from client.views.input_view import InputsView
 
 PATH = "/api/v1/openapi.json"
 JSON = "application/json"
@@ -219,6 +221,18 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         method="get",
+        path="/api/v1/builds/{build}/inputs",
+        summary="What lock files pinned for a build, and what changed since the last green build",
+        query={
+            "find": {"type": "string", "maxLength": FIND_CHARACTERS_MAX},
+            "after": {"type": "integer", "minimum": 1, "maximum": AFTER_MAX},
+            "limit": {"type": "integer", "minimum": 1, "maximum": INPUTS_SHOWN_MAX},
+        },
+        gives={200: (JSON, {"$ref": "#/components/schemas/InputsView"}, "A page of them.")},
+        errors=(400, 404, 503),
+    ),
+    Route(
+        method="get",
         path="/api/v1/builds/{build}/messages.svg",
         summary="The messages of a build, as a picture",
         gives={200: (SVG, _TEXT, "The diagram.")},
@@ -390,6 +404,7 @@ def document(version: str, server_url: str, routes: Sequence[Route] = ROUTES) ->
             BuildCasesView,
             CasePage,
             CaseHistory,
+            InputsView,
             NotesView,
             AuditPage,
         ),

@@ -34,6 +34,7 @@ ANSWER_BYTES_MAX = 64 * 1024 * 1024
 BUILD_ID_CHARACTERS = 64
 _BUILD_ID = re.compile(r"[0-9a-f]{6,64}")
 CASES_AT_ONCE = 500
+INPUTS_AT_ONCE = 1000
 PAGES_MAX = 100
 # The gateway is busy, or it cannot reach the replica now.
 ASK_AGAIN_STATUSES = (502, 503)
@@ -165,6 +166,13 @@ class GatewayApi:
                 break
             after = {"after": str(pages[-1]["next"])}
         return pages
+
+    async def inputs(self, build: str, find: str) -> dict[str, Any]:
+        """GET /api/v1/builds/<id>/inputs, all its pages in one."""
+        path = f"/api/v1/builds/{await self.full_id(build)}/inputs"
+        found = await self._pages(path, {"find": find, "limit": str(INPUTS_AT_ONCE)})
+        found[0]["inputs"] = [row for page in found for row in page["inputs"]]
+        return {**found[0], "next": None}
 
     async def artifacts(self, build: str) -> dict[str, Any]:
         """GET /api/v1/builds/<id>/artifacts: what was agreed on; `build` is a whole id."""

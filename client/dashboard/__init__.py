@@ -5,18 +5,20 @@ import functools
 from aiohttp import web
 
 from client.api.change_routes import Authorizer
+from client.api.input_routes import InputLists
 from client.api.log_routes import LogApi
 from client.api.routes import Site
 from client.dashboard.branches_page import add_branches_page
 from client.dashboard.build_forms import add_build_forms
 from client.dashboard.build_logs import BuildLogs
-from client.dashboard.build_page import add_build_page
+from client.dashboard.build_page import Fetched, add_build_page
 from client.dashboard.builds_page import add_builds_page
 from client.dashboard.case_pages import add_case_pages
 from client.dashboard.change_forms import ChangeForms
 from client.dashboard.compare_page import LogComparisons, add_compare_page
 from client.dashboard.diagram_pages import add_diagrams
 from client.dashboard.events import Events, make_changes
+from client.dashboard.inputs_page import add_inputs_page
 from client.dashboard.ledger_page import add_ledger_page
 from client.dashboard.login_pages import add_audit_page, add_login_pages
 from client.dashboard.pages import Pages
@@ -28,7 +30,12 @@ from client.gateway.case_reader import CaseReader
 
 
 def add_dashboard(
-    application: web.Application, site: Site, authorizer: Authorizer, *, log_api: LogApi
+    application: web.Application,
+    site: Site,
+    authorizer: Authorizer,
+    *,
+    log_api: LogApi,
+    inputs: InputLists,
 ) -> None:
     """Add all pages, and what they link to. authorizer: who may change something."""
     changes = make_changes(site)
@@ -46,7 +53,9 @@ def add_dashboard(
     logs = BuildLogs(site, log_api)
     logs.add_routes(application)
     comparisons = LogComparisons(site)
-    add_build_page(application, site, pages, forms=forms, logs=logs, comparisons=comparisons)
+    fetched = Fetched(logs, comparisons, inputs)
+    add_build_page(application, site, pages, forms=forms, fetched=fetched)
+    add_inputs_page(application, site, pages, lists=inputs)
     add_compare_page(application, site, pages, comparisons=comparisons)
     add_build_forms(application, site, pages, forms=forms)
     add_case_pages(application, site, pages, cases=CaseReader(site.archive, site.cluster.quorums))

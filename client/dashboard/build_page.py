@@ -4,6 +4,7 @@ import contextlib
 import functools
 import re
 import shlex
+from typing import NamedTuple
 
 import msgspec
 from aiohttp import web
@@ -13,6 +14,7 @@ from ci.limits import Limits
 from ci.operations import NOTE_CHARACTERS_MAX, Event
 from ci.statement import parse_statement
 from client.api.history_routes import history_of
+from client.api.input_routes import InputLists, NotHere
 from client.api.routes import ApiError, Site
 from client.dashboard.build_forms import done_text
 from client.dashboard.build_logs import BuildLogs, PagePlace
@@ -31,6 +33,7 @@ from client.views.agreement import SIGNS, Agreement, agreement_of, stance_of, wi
 from client.views.build_times import building_seconds, span, time_parts
 from client.views.build_view import BallotView, BuildView, ReplicaView, is_over, read_ballot
 from client.views.formats import length
+from client.views.input_view import InputsView
 from common.installation import CLIENT_COMMAND
 from common.safe_text import escape_controls
 
@@ -43,6 +46,7 @@ COMPARED_PAIRS_MAX = 3
 RENEWED_HEADER = "Pbft-Renewed"
 # Beyond that a reader looks for something else than each of them.
 CASE_ROWS_MAX = 100
+INPUT_ROWS_MAX = 20
 _SUPERSEDED = re.compile(r"superseded by ([0-9a-f]{64})")
 
 
@@ -79,36 +83,36 @@ class ReplicaColumn(msgspec.Struct, frozen=True):
         return f"checkout {checkout}, build {_span(ballot.build_milliseconds)}"
 
 
+class Fetched(NamedTuple):
+    """What a build's page shows of what replicas have: logs, two beside each other, inputs."""
+
+    logs: BuildLogs
+    comparisons: LogComparisons
+    inputs: InputLists
+
+
 def add_build_page(
     application: web.Application,
     site: Site,
     pages: Pages,
     *,
     forms: ChangeForms,
-    logs: BuildLogs,
-    comparisons: LogComparisons,
+    fetched: Fetched,
 ) -> None:
     """Add the routes of a build's page and of its logs."""
-    page = _BuildPage(site, pages, forms, logs=logs, comparisons=comparisons)
+    page = _BuildPage(site, pages, forms, fetched=fetched)
     application.router.add_get("/builds/{build}", page.show)
     application.router.add_get("/builds/{build}/log/{replica}", page.show_log)
 
 
 class _BuildPage:
-    def __init__(
-        self,
-        site: Site,
-        pages: Pages,
-        forms: ChangeForms,
-        *,
-        logs: BuildLogs,
-        comparisons: LogComparisons,
-    ) -> None:
+    def __init__(self, site: Site, pages: Pages, forms: ChangeForms, *, fetched: Fetched) -> None:
         self._site = site
         self._pages = pages
         self._forms = forms
-        self._logs = logs
-        self._comparisons = comparisons
+        self._logs = fetched.logs
+        self._comparisons = fetched.comparisons
+        self._inputs = fetched.inputs
         self._cases = CaseReader(site.archive, site.cluster.quorums)
 
     async def show(self, request: web.Request) -> web.Response:
@@ -124,6 +128,7 @@ class _BuildPage:
         steps = () if ending is None else await self._logs.sections(record, ending.replica)
         compared = await self._compared(record, build, agreement)
         cases = await self._cases.build_cases(record)
+        inputs, inputs_problem = await self._inputs_of(record)
         # What the archive has is read once more: the newest that there is.
         record = self._site.record(request)
         build = self._site.view(record)
@@ -169,6 +174,9 @@ class _BuildPage:
             changed=history_of(self._site, record),
             cases=cases,
             case_rows_max=CASE_ROWS_MAX,
+            inputs=inputs,
+            inputs_problem=inputs_problem,
+            input_rows_max=INPUT_ROWS_MAX,
             signatures=sum(reply.agrees and reply.signed for reply in build.replies),
             signatures_needed=self._site.cluster.quorums.weak,
             verify_command=verify_command(self._site, build),
@@ -204,6 +212,13 @@ class _BuildPage:
         )
         response.headers["Content-Security-Policy"] = FORM_POLICY
         return response
+
+    async def _inputs_of(self, record: BuildRecord) -> tuple[InputsView | None, str | None]:
+        """What went in, without the rows, and why it is not here; None: there is no list."""
+        try:
+            return await self._inputs.view(record, limit=0), None
+        except NotHere as error:
+            return None, str(error)
 
     def _agreement(self, record: BuildRecord, build: BuildView) -> Agreement:
         cast = {

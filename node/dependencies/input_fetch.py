@@ -2,10 +2,12 @@
 what steps are handed. Blocking, but for the class's own lock.
 """
 
+import hashlib
 import os
 import subprocess
 import sys
 import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +27,7 @@ from node.dependencies.fetch_messages import (
     Failed,
     FetchOrder,
     Flawed,
+    Inputs,
     LockText,
     Server,
     Unavailable,
@@ -39,6 +42,8 @@ from node.work.threads import Stop
 INPUTS_FOLDER = "inputs"
 ARCHIVE = "inputs.tar"
 ANSWER_BYTES_MAX = 64 * 2**20
+# The newest answers that are kept, of all builds. One of 500 packages has some 200 KB.
+ANSWERS_BYTES_MAX = 32 * 2**20
 AUTHORITIES_BYTES_MAX = 2**20
 # after the time that the process gives itself
 PROCESS_GRACE_SECONDS = 30.0
@@ -54,7 +59,13 @@ class Prepared(msgspec.Struct, frozen=True):
 
 
 class InputFetch:
-    """Of one node. The store is swept while no build reads it."""
+    """Of one node. The store is swept while no build reads it.
+
+    Most commits leave lock files as they are. So what the process answered is kept while the node
+    runs, and asked for by all that decides about it: no process is started and no server is asked
+    for what is in the store. A file that is there no more, or was changed, is noticed when it is
+    handed in, and the process is started after all.
+    """
 
     def __init__(self, config: NodeConfig) -> None:
         self._config = config
@@ -65,6 +76,8 @@ class InputFetch:
         )
         self._lock = threading.Lock()
         self._used: dict[object, tuple[str, ...]] = {}
+        # encoded, by the SHA-256 of the order
+        self._answers: OrderedDict[bytes, bytes] = OrderedDict()
 
     def start(self) -> None:
         """Make the store's folder, and remove what a crash left. Raises OSError."""
@@ -95,7 +108,7 @@ class InputFetch:
         ]
         build = object()
         for is_last in (False, True):
-            answer = self._ask(locks, stop)
+            answer = self._answer(locks, stop, is_anew=is_last)
             if isinstance(answer, Failed):
                 raise InfrastructureError(answer.text, is_permanent=answer.is_permanent)
             if isinstance(answer, Flawed | Unavailable):
@@ -129,8 +142,11 @@ class InputFetch:
             used = {digest for digests in self._used.values() for digest in digests}
             self._store.sweep(used, stop)
 
-    def _ask(self, locks: Sequence[LockText], stop: Stop) -> Answer:
-        """What the process answers. Raises InfrastructureError, Stopped."""
+    def _answer(self, locks: Sequence[LockText], stop: Stop, *, is_anew: bool) -> Answer:
+        """What the process answers, or has answered. Raises InfrastructureError, Stopped, OSError.
+
+        is_anew: what it has answered is of no use any more.
+        """
         order = FetchOrder(
             locks=tuple(locks),
             servers=tuple(self._server(source) for source in self._config.sources),
@@ -139,6 +155,30 @@ class InputFetch:
             bytes_max=self._config.inputs_bytes_max,
             seconds=float(self._config.fetch_timeout_seconds),
         )
+        key = hashlib.sha256(msgspec.msgpack.encode(order)).digest()
+        with self._lock:
+            kept = None if is_anew else self._answers.get(key)
+        if kept is not None:
+            known = answer_decoder.decode(kept)
+            assert isinstance(known, Inputs), "others are not kept"
+            # asked for each: it counts as used now
+            missing = [each for each in known.stored if not self._store.has(each.digest)]
+            if not missing:
+                return known
+        answer, data = self._ask(order, stop)
+        if isinstance(answer, Inputs):
+            self._keep(key, data)
+        return answer
+
+    def _keep(self, key: bytes, data: bytes) -> None:
+        with self._lock:
+            self._answers.pop(key, None)
+            self._answers[key] = data
+            while sum(map(len, self._answers.values())) > ANSWERS_BYTES_MAX:
+                self._answers.popitem(last=False)
+
+    def _ask(self, order: FetchOrder, stop: Stop) -> tuple[Answer, bytes]:
+        """What the process answers, and the same encoded. Raises InfrastructureError, Stopped."""
         process = subprocess.Popen(
             (sys.executable, "-m", "node.dependencies.fetch_process"),
             stdin=subprocess.PIPE,
@@ -160,7 +200,7 @@ class InputFetch:
         stop.check()
         if process.returncode == 0 and len(answer) <= ANSWER_BYTES_MAX:
             with suppress(msgspec.MsgspecError, UnicodeDecodeError):
-                return answer_decoder.decode(answer)
+                return answer_decoder.decode(answer), answer
         said = log_text(problem[-PROBLEM_BYTES_MAX:].decode(errors="replace"), PROBLEM_BYTES_MAX)
         raise InfrastructureError(
             f"the process that fetches inputs ended with {process.returncode}: {said}"

@@ -7,6 +7,10 @@ from typing import Any
 
 import msgspec
 import pytest
+from google.protobuf import json_format
+from in_toto_attestation.predicates.provenance.v1.provenance_pb2 import Provenance
+from in_toto_attestation.v1.statement import Statement
+from in_toto_attestation.v1.statement_pb2 import Statement as StatementMessage
 
 from ci.artifact_rules import BILL_OF_MATERIALS
 from ci.operations import Artifact, Ballot, ImageDigest, Outcome
@@ -92,6 +96,27 @@ def payload_of(
     payload = provenance_bytes(world.cluster, statement, REPLICA, ballot=ballot, bill=bill)
     assert payload is not None
     return payload
+
+
+def test_the_library_of_in_toto_reads_the_verdict_and_the_provenance(
+    world: World, statement: StatementView
+) -> None:
+    """Every key is one that the messages of in-toto and SLSA have; unknown ones are refused."""
+    verdict = bytes(world.verdict_entries()[0].statement)
+    images = (ImageDigest(IMAGE, f"sha256:{'d' * 64}"),)
+    for payload in (verdict, payload_of(world, statement, finding(image_digest=images))):
+        read = Statement.copy_from_pb(json_format.Parse(payload, StatementMessage()))
+        read.validate()
+    # SLSA has consumers ignore an extension's key, and ours is the only one
+    said = json.loads(payload)["predicate"]
+    assert set(said) == {"buildDefinition", "runDetails", "pbftci_finding"}
+    del said["pbftci_finding"]
+    predicate = json_format.ParseDict(said, Provenance())
+    listed = predicate.build_definition.resolved_dependencies
+    digests = [dict(each.digest) for each in listed]
+    assert {"gitCommit": COMMIT} in digests
+    assert {"sha256": "d" * 64} in digests
+    assert predicate.run_details.builder.id == builder_id(world.cluster, REPLICA)
 
 
 def test_it_has_the_fields_that_slsa_demands(world: World, statement: StatementView) -> None:

@@ -43,6 +43,7 @@ BUILD_SECONDS_MAX = 1800
 PIPELINE_LINES_MAX = 25
 LOG_LINES_SHOWN = 40
 POSTGRES = "postgres:16"
+RUST = "rust:1.63"
 # Names that the document's pipeline files use. Each is an image of Debian's packages here: that of
 # all ordinary projects, which the other tests need too, and these packages.
 NAMED_IMAGES = {
@@ -50,6 +51,7 @@ NAMED_IMAGES = {
     "node:20": ("npm",),
     "registry.example.org/c-tools:12": ("ccache", "cmake"),
     "registry.example.org/go-tools:12": ("golang-go", "gotestsum"),
+    RUST: ("cargo",),
 }
 _RESTORED = re.compile(r"cache ([^:\s]+): \d+ bytes in ")
 
@@ -194,17 +196,26 @@ def fetch(project: Project) -> Path:
 def _download(project: Project, folder: Path) -> None:
     """Raises NoSource."""
     if project.is_python:
-        _run(
+        run_client(
             [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-cache-dir"],
             ["--no-binary=:all:", f"--dest={folder}", f"{project.package}=={project.version}"],
         )
         return
+    wanted = f"{project.package}={project.version}"
+    run_apt(["source", "--download-only", "--tar-only", wanted], folder)
+
+
+def run_apt(arguments: Sequence[str], folder: Path) -> None:
+    """Run apt-get in that folder. Raises NoSource, OSError."""
     # a list of sources of our own: the machine's may have none, and stays as it is
     lists = SOURCES / "apt"
     (lists / "partial").mkdir(parents=True, exist_ok=True)
     (folder / "sources.list").write_text(
-        "deb-src [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]"
-        f" http://deb.debian.org/debian {SUITE} main\n"
+        "".join(
+            f"{kind} [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]"
+            f" http://deb.debian.org/debian {SUITE} main\n"
+            for kind in ("deb", "deb-src")
+        )
     )
     apt = [
         "apt-get",
@@ -214,13 +225,12 @@ def _download(project: Project, folder: Path) -> None:
         f"-oDir::State::lists={lists}",
         "-oAPT::Sandbox::User=root",
     ]
-    _run(apt, ["update"])
-    wanted = f"{project.package}={project.version}"
-    _run(apt, ["source", "--download-only", "--tar-only", wanted], folder)
+    run_client(apt, ["update"])
+    run_client(apt, arguments, folder)
 
 
-def _run(command: Sequence[str], more: Sequence[str], folder: Path | None = None) -> None:
-    """Raises NoSource."""
+def run_client(command: Sequence[str], more: Sequence[str], folder: Path | None = None) -> None:
+    """Run a registry's client in that folder. Raises NoSource."""
     try:
         done = subprocess.run(
             [*command, *more],
@@ -238,13 +248,25 @@ def _run(command: Sequence[str], more: Sequence[str], folder: Path | None = None
 
 def make_repository(project: Project, pipeline: str, folder: Path) -> Path:
     """A bare repository: the source with its tag, and a commit with the pipeline file on it."""
-    work, bare = folder / "work", folder / f"{project.name}.git"
+    work = unpack(project, folder)
+    return publish(work, project, pipeline)
+
+
+def unpack(project: Project, folder: Path) -> Path:
+    """A folder with the project's source. Raises NoSource, OSError."""
+    work = folder / "work"
     with tarfile.open(fetch(project)) as archive:
         archive.extractall(folder / "unpacked", filter="data")
     (unpacked,) = (folder / "unpacked").iterdir()
     unpacked.rename(work)
     # a release has it, the repository that it was made from has not
     (work / "PKG-INFO").unlink(missing_ok=True)
+    return work
+
+
+def publish(work: Path, project: Project, pipeline: str) -> Path:
+    """A bare repository of that folder, which is removed, as `make_repository` says."""
+    folder, bare = work.parent, work.parent / f"{project.name}.git"
     _git(work, "init", "--quiet", "--initial-branch=master")
     _commit(work, "Release")
     _git(work, "tag", "--annotate", "--message=release", project.tag)

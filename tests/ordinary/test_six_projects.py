@@ -1,4 +1,4 @@
-"""docs/PROJECTS.md: projects that exist, of which four nodes build one."""
+"""docs/PROJECTS.md: ten projects that exist, of which four nodes build one."""
 
 import docker
 import pytest
@@ -6,6 +6,7 @@ import pytest
 from ci.limits import Limits
 from common.pipeline.pipeline_file import PIPELINE_FILE, Pipeline, parse_pipeline
 from tests.ordinary.documented import blocks, examples
+from tests.ordinary.offline_projects import OFFLINE_PROJECTS, OfflineProject, build_offline
 from tests.ordinary.operator_settings import operator_settings
 from tests.ordinary.projects import (
     DOCUMENT,
@@ -22,7 +23,7 @@ EXAMPLES = examples(DOCUMENT)
 
 
 def test_every_block_of_the_document_is_the_file_of_a_project() -> None:
-    assert list(EXAMPLES) == [project.name for project in PROJECTS]
+    assert list(EXAMPLES) == [project.name for project in (*PROJECTS, *OFFLINE_PROJECTS)]
     assert sum(len(files) for files in EXAMPLES.values()) == blocks(DOCUMENT)
 
 
@@ -39,13 +40,20 @@ def test_the_pipeline_files_are_short_and_valid(name: str) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 @pytest.mark.usefixtures("registry")
-@pytest.mark.parametrize("project", drawn(PROJECTS, 1), ids=lambda project: project.name)
+@pytest.mark.parametrize(
+    "project", drawn((*PROJECTS, *OFFLINE_PROJECTS), 1), ids=lambda project: project.name
+)
 def test_four_nodes_build_it_from_its_own_commands(
-    docker_engine: docker.DockerClient, project: Project
+    docker_engine: docker.DockerClient, project: Project | OfflineProject
 ) -> None:
     with named_images(docker_engine, [project.name]):
         try:
-            row = build_twice(project, operator_settings())
+            if isinstance(project, OfflineProject):
+                offline = build_offline(project)
+                words, problems = offline.in_words(), offline.problems(project)
+            else:
+                row = build_twice(project, operator_settings())
+                words, problems = row.in_words(), row.problems(project)
         except NoSource as error:
             pytest.skip(str(error))
-    assert row.problems(project) == [], row.in_words()
+    assert problems == [], words
