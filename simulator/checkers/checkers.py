@@ -319,7 +319,7 @@ class Checkers:
                 )
             standing.view = core.view
         if core.low != standing.low:
-            if core.low < standing.low or core.low % core.interval != 0:
+            if core.low < standing.low or not core.cluster.is_checkpoint(core.low):
                 self.violate("15 stable checkpoints", f"{process.name} at {core.low}")
             standing.low = core.low
             self._bounds.check(process.name, core)

@@ -207,7 +207,7 @@ class MessageChecker:
             return
         self._check_written_ahead(process, signed, message.sequence, kind="Checkpoint")
         self.history.said[key] = message.digest
-        if message.sequence % self._cluster.genesis.checkpoint_interval != 0:
+        if not self._cluster.is_checkpoint(message.sequence):
             self.violate("15 stable checkpoints", f"{process.name} takes one at {message.sequence}")
         if self.history.states.setdefault(message.sequence, message.digest) != message.digest:
             self.violate("18 one state per number", f"{process.name} at {message.sequence}")
