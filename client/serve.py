@@ -130,7 +130,13 @@ async def running_gateway(
     cluster, limits = member.cluster, member.limits
     forget_foreign_variables()
     async with contextlib.AsyncExitStack() as stack:
-        database = Database(config.data_directory, cluster.id, config.name)
+        before = cluster.ancestry
+        database = Database(
+            config.data_directory,
+            cluster.id,
+            config.name,
+            ancestors=() if before is None else (before.previous, before.lineage),
+        )
         stack.callback(database.close)
         archive = Archive(database, config.data_directory)
         resolver = make_resolver(config)

@@ -65,6 +65,14 @@ class Genesis(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     application: bytes
 
 
+def vacant_key(name: str) -> bytes:
+    """The public key of the replica of that name, if it has no owner: nobody has its private key.
+
+    It follows from the name, so everybody sees that it is nobody's.
+    """
+    return hashlib.sha256(b"pbft-ci vacant seat\0" + name.encode()).digest()
+
+
 class Ancestry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """What a later epoch begins with.
 
