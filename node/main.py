@@ -37,6 +37,7 @@ from common.links.link import Inbox, Links
 from common.logs import FORMATTERS, start_logging
 from common.loop_errors import on_loop_error
 from common.membership.commands import add_confirm, add_init
+from common.membership.ready import add_ready
 from common.version import VERSION
 from common.web.bounded_http import HttpRequest
 from common.web.http_tokens import ask_for_token
@@ -383,6 +384,7 @@ def _parser() -> argparse.ArgumentParser:
     add_confirm(commands, load_node_config, NODE_CONFIG)
     add_check(commands, "node", _check, default_config=NODE_CONFIG)
     add_healthcheck(commands, "node", _ready_request, default_config=NODE_CONFIG)
+    add_ready(commands, load_node_config, NODE_CONFIG)
     add_succeed(commands)
     NODE_COMMANDS.add(commands)
     add_backup(commands, NODE_BACKUP)

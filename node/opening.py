@@ -15,6 +15,7 @@ from common.configuration.config import (
     load_cluster_config,
     read_signing_key,
 )
+from common.configuration.keys import verify
 from common.links.members import replicas_for
 from common.web.peers import Peers
 from driver.ports import SaveFailed
@@ -153,7 +154,11 @@ def _unrestored(config: NodeConfig, identity: Identity, limits: Limits) -> Runti
     store = _open_store(config, identity.cluster)
     ledger = store.ledger
     application = BuildApplication(
-        identity.cluster, limits, ledger.find_statement, missing_entries=ledger.not_given_out
+        identity.cluster,
+        limits,
+        ledger.find_statement,
+        missing_entries=ledger.not_given_out,
+        verify=verify,
     )
     return Runtime(
         identity,

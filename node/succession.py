@@ -6,6 +6,7 @@ the fingerprint that it confirmed says whether that is the right one.
 """
 
 import argparse
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -200,10 +201,8 @@ def _write_cluster_file(
     """Put the next members and their ancestry in the place of the cluster file, which is kept."""
     assert following.ancestry is not None
     before = config.cluster_file.read_text(encoding="utf-8")
-    try:
+    with contextlib.suppress(FileThere):  # of a try that was cut short
         write_new_file(kept, before, 0o644)
-    except FileThere:
-        pass  # of a try that was cut short
     entry = {"ancestry": _as_written(AncestryEntry.of(following.ancestry))}
     text = next_file.read_text(encoding="utf-8").rstrip("\n")
     header = "\n\n# What this epoch begins with; `pbft-ci-node succeed` wrote it.\n"

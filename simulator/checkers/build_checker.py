@@ -56,9 +56,9 @@ class BuildChecker:
         self.limits = limits
         self._goals = world.goals
         self._asked: dict[bytes, None] = {}
-        self.genesis_head = genesis_head(cluster.id)
+        self.genesis_head = genesis_head(cluster.lineage)
         self.verdicts: dict[Key, bytes] = {}
-        self._cluster_id = cluster.id
+        self._lineage = cluster.lineage
         self._quorums = cluster.quorums
         self._replicas = cluster.replica_names
         self._truth = world.truth
@@ -277,7 +277,7 @@ class BuildChecker:
             and answer.subject == answer.result
             and answer.subject in self._asked
             and answer.subject
-            == submitted_build_id(self._cluster_id, executed.request.client, operation)
+            == submitted_build_id(self._lineage, executed.request.client, operation)
         )
 
     def on_decided_answer(self, asked: Asked, answer: Accepted) -> None:

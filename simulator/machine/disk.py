@@ -47,10 +47,10 @@ class Row(msgspec.Struct):
 class Disk:
     """What one replica has on disk."""
 
-    def __init__(self, cluster_id: bytes) -> None:
+    def __init__(self, lineage: bytes) -> None:
         self.rows: list[Row] = []
         self.saved_bodies: dict[bytes, tuple[int, bytes]] = {}
-        self.ledger = Ledger(cluster_id)
+        self.ledger = Ledger(lineage)
         self._genesis = self.ledger.end()
         self._own_requests: dict[tuple[str, bytes, int], ReplicaRequest] = {}
         self._own_pending: dict[int, ReplicaRequest] = {}

@@ -15,8 +15,8 @@ PAGE_ENTRIES = 5
 class Ledger:
     """Entries by index, and gaps in order. Entries inside a gap are not among the entries."""
 
-    def __init__(self, cluster_id: bytes) -> None:
-        self._genesis = genesis_head(cluster_id)
+    def __init__(self, lineage: bytes) -> None:
+        self._genesis = genesis_head(lineage)
         self.entries: dict[int, Entry] = {}
         self.gaps: list[LedgerGap] = []
         # build -> (index of its newest verdict, the statement)

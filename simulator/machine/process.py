@@ -71,7 +71,7 @@ class Process:
     ) -> None:
         self.world = world
         self.name = name
-        self.disk = Disk(world.cluster.id)
+        self.disk = Disk(world.cluster.lineage)
         self.clock = Clock()
         self.chance = chance
         self.replica: Replica | None = None
@@ -136,7 +136,7 @@ class Process:
         self._observer.on_loss(self)
         # As node.storage.recovery_files: that it has begun is on disk before anything is put aside.
         self._has_begun_recovery = True
-        self.disk = Disk(world.cluster.id)
+        self.disk = Disk(world.cluster.lineage)
         replica, application = self._make_replica()
         driver = self._begin(replica, application)
         now = self.clock.seconds(world.scheduler.now)
@@ -191,7 +191,7 @@ class Process:
     def wipe(self) -> None:
         """The process is killed, and its data directory is emptied."""
         self.crash()
-        self.disk = Disk(self.world.cluster.id)
+        self.disk = Disk(self.world.cluster.lineage)
         self._has_begun_recovery = False
 
     def _scheduler(self, application: BuildApplication, replica: Replica) -> BuildScheduler:

@@ -125,7 +125,7 @@ class Gateway:
             return
         if self._builds and chance.random() < workload.cancels:
             submitted = chance.choice(self._builds)
-            build_id = submitted_build_id(self._cluster.id, self.name, submitted)
+            build_id = submitted_build_id(self._cluster.lineage, self.name, submitted)
             self.ask(CancelBuild(build_id), frozenset({"done", "refused"}))
             return
         if self._builds and chance.random() < workload.double:
