@@ -130,12 +130,8 @@ async def running_gateway(
     cluster, limits = member.cluster, member.limits
     forget_foreign_variables()
     async with contextlib.AsyncExitStack() as stack:
-        before = cluster.ancestry
         database = Database(
-            config.data_directory,
-            cluster.id,
-            config.name,
-            ancestors=() if before is None else (before.previous, before.lineage),
+            config.data_directory, cluster.id, config.name, ancestors=cluster.ancestors
         )
         stack.callback(database.close)
         archive = Archive(database, config.data_directory)

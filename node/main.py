@@ -142,7 +142,7 @@ class _Node:
             self._faults, bend = faulty.routes, faulty.bend
         self._runner = BuildRunner(
             config=config,
-            cluster_id=cluster.id,
+            cluster_id=cluster.lineage,
             version=VERSION,
             is_contradicted=partial(application.is_contradicted, replica=config.name),
         )

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import yaml
 
 from ci.limits import Limits, encode_limits
@@ -89,9 +90,10 @@ def succeed(config: NodeConfig, next_file: Path) -> int:
     Raises ConfigError: the epoch has not ended here, the next members are others, the node runs;
     and what the store raises.
     """
-    member = read_member(config)
+    present = _present(config)
+    member = read_member(present)
     cluster = member.identity.cluster
-    runtime = restored(config, member.identity, member.limits)
+    runtime = restored(present, member.identity, member.limits)
     try:
         core = runtime.replica.core
         following = _following(core, next_file, config)
@@ -111,10 +113,9 @@ def succeed(config: NodeConfig, next_file: Path) -> int:
         )
     finally:
         runtime.store.close()
-    kept = config.cluster_file.with_name(
-        f"{config.cluster_file.stem}.epoch-{cluster.epoch}{config.cluster_file.suffix}"
-    )
-    _write_cluster_file(config, next_file, following, kept)
+    kept = _kept_file(config, cluster.epoch)
+    if present is config:
+        _write_cluster_file(config, next_file, following, kept)
     print(description(*read_cluster(config.cluster_file), own_name=config.name))
     print(f"\n{folder}: the store of epoch {following.epoch}, which begins after {core.low}")
     print(f"{config.cluster_file}: its cluster file; that of epoch {cluster.epoch} is {kept}")
@@ -144,6 +145,26 @@ def join(config: NodeConfig, state: Path) -> int:
     print(f"{folder}: the store of epoch {cluster.epoch}; the ledger is fetched from the others")
     print("Start the node.")
     return EXIT_DONE
+
+
+def _kept_file(config: NodeConfig, epoch: int) -> Path:
+    """Where the cluster file of an epoch is kept that has ended."""
+    file = config.cluster_file
+    return file.with_name(f"{file.stem}.epoch-{epoch}{file.suffix}")
+
+
+def _present(config: NodeConfig) -> NodeConfig:
+    """The configuration, with the cluster file of the epoch that this node is in.
+
+    Nodes on one machine may share a cluster file. Then the first to succeed has written the next.
+    """
+    ancestry = load_cluster_config(config.cluster_file).ancestry
+    if ancestry is None:
+        return config
+    if (epoch_folder(config.data_directory, ancestry.epoch) / BEGIN_NAME).exists():
+        return config
+    kept = _kept_file(config, ancestry.epoch - 1)
+    return msgspec.structs.replace(config, cluster_file=kept) if kept.exists() else config
 
 
 def _following(core: Core, next_file: Path, config: NodeConfig) -> Cluster:

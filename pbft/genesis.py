@@ -155,6 +155,12 @@ class Cluster:
         """p = v mod n (OSDI'99, 4)."""
         return view % self.quorums.replicas
 
+    @property
+    def ancestors(self) -> tuple[bytes, ...]:
+        """The ids of earlier epochs that are known here: the one before, and the lineage."""
+        ancestry = self.ancestry
+        return () if ancestry is None else (ancestry.previous, ancestry.lineage)
+
     def is_checkpoint(self, sequence: int) -> bool:
         """Whether a checkpoint is taken at this number: each K-th of this epoch (4.3)."""
         return (sequence - self.begins_after) % self.genesis.checkpoint_interval == 0

@@ -385,7 +385,7 @@ class Nodes:
         )
 
     async def members(self, replica: str) -> ServedMembers:
-        """GET /pbft/members. Raises NodeFailed; NotThere: its version knows no change of members."""
+        """GET /pbft/members. Raises NodeFailed; NotThere: its version knows no such changes."""
         bounds = AnswerBounds(MEMBERS_BYTES_MAX, ANSWER_TIMEOUT_SECONDS)
         return decode_answer(
             await self._get(replica, "/pbft/members", bounds), ServedMembers, replica

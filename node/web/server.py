@@ -208,6 +208,7 @@ class NodeServer:
                 "node_id": self._name,
                 "version": VERSION,
                 "cluster": self._cluster.id.hex(),
+                "lineage": self._cluster.lineage.hex(),
                 "epoch": self._cluster.epoch,
                 "status": status_json.status(core, behind_by, is_mute=is_mute),
                 "view": core.view,
