@@ -76,6 +76,12 @@ class BuildChecker:
         # the one opening of a build that came to a verdict other than by cancelling
         self._final: dict[bytes, int] = {}
 
+    def go_on_from(self, earlier: "BuildChecker") -> None:
+        """What was decided in the epoch before stays decided."""
+        self._asked = dict(earlier._asked)
+        self.verdicts = dict(earlier.verdicts)
+        self._final = dict(earlier._final)
+
     def is_remembering(self, member: str) -> bool:
         """Whether this member follows the rules, and never lost what it said."""
         return member in self._remembering
