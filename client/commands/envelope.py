@@ -423,7 +423,7 @@ def _trust(options: argparse.Namespace) -> int:
 def trust_of(cluster: Cluster) -> dict[str, object]:
     """What scripts/verify_build.py has to trust: the replicas' keys, and how many may lie.
 
-    `cluster` is the lineage, as statements name it; `epoch` and `instance` say whose keys these are.
+    `cluster` is the lineage, as statements name it. `epoch` and `instance` say whose keys they are.
     `keys` has the same once more, as other people's verifiers take it: by the key ids that are in
     the envelopes, as securesystemslib reads them, and in PEM.
     """
