@@ -82,7 +82,9 @@ class MemberChanges(Proposals[MembersProposal]):
         following = read_successor(self._cluster, limits, operation.configuration)
         if isinstance(following, str):
             return following
-        if reason := ready_refusal(self._cluster, following, operation.readies, self._verify):
+        if reason := ready_refusal(
+            self._cluster, following, operation.readies, verify=self._verify
+        ):
             return reason
         proposal = MembersProposal(operator, operation.until, operation.configuration, (operator,))
         self.put(proposal)
@@ -178,7 +180,7 @@ def ready_bytes(cluster_id: bytes, configuration: bytes) -> bytes:
 
 
 def ready_refusal(
-    cluster: Cluster, following: Cluster, readies: Sequence[Ready], verify: Verify
+    cluster: Cluster, following: Cluster, readies: Sequence[Ready], *, verify: Verify
 ) -> str | None:
     """Why these replicas are not enough for the next epoch to begin; None: they are.
 

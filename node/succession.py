@@ -115,7 +115,7 @@ def succeed(config: NodeConfig, next_file: Path) -> int:
         runtime.store.close()
     kept = _kept_file(config, cluster.epoch)
     if present is config:
-        _write_cluster_file(config, next_file, following, kept)
+        _write_cluster_file(config, next_file, following, kept=kept)
     print(description(*read_cluster(config.cluster_file), own_name=config.name))
     print(f"\n{folder}: the store of epoch {following.epoch}, which begins after {core.low}")
     print(f"{config.cluster_file}: its cluster file; that of epoch {cluster.epoch} is {kept}")
@@ -217,7 +217,7 @@ def _entries(ledger: LedgerTable) -> Iterator[Entry]:
 
 
 def _write_cluster_file(
-    config: NodeConfig, next_file: Path, following: Cluster, kept: Path
+    config: NodeConfig, next_file: Path, following: Cluster, *, kept: Path
 ) -> None:
     """Put the next members and their ancestry in the place of the cluster file, which is kept."""
     assert following.ancestry is not None

@@ -148,7 +148,7 @@ async def _propose(options: argparse.Namespace) -> int:
     cluster = operator.cluster
     following = _next(cluster, options.next)
     readies = tuple(read_ready(file) for file in options.ready)
-    if reason := ready_refusal(cluster, following, readies, verify):
+    if reason := ready_refusal(cluster, following, readies, verify=verify):
         raise CommandFailed(reason, EXIT_WRONG)
     strong = cluster.quorums.strong
     if len(seats_with_operators(cluster)) < strong:

@@ -34,7 +34,7 @@ class EntryView(msgspec.Struct, frozen=True, kw_only=True):
     """One entry."""
 
     index: int
-    # verdict, late ballot, cancel, approve, note, limits, append, or unknown
+    # verdict, late ballot, cancel, approve, note, limits, members, superseded, append, or unknown
     kind: str
     # the head after this entry (hex)
     head: str

@@ -66,6 +66,14 @@ def add_ready(commands: Commands, load: Callable[[Path], NodeConfig], default: P
 def _ready(config: NodeConfig, options: argparse.Namespace) -> int:
     _, cluster = read_cluster(options.cluster or config.cluster_file)
     _, following = read_cluster(options.next)
+    if following.configuration == cluster.configuration:
+        raise ConfigError.at(
+            options.next,
+            "",
+            "has the members of the present epoch already",
+            "give the next members; a node that is no member yet names the present file with"
+            " --cluster",
+        )
     key = (
         read_signing_key(config)
         if options.key is None
