@@ -131,7 +131,9 @@ class Gateway:
         if self._builds and chance.random() < workload.double:
             submitted = chance.choice(self._builds)
         else:
-            identity = hashlib.sha256(f"{self.name} {number}".encode()).digest()
+            # each epoch asks for builds of its own, beside those that go over
+            epoch = f" in epoch {self._cluster.epoch}" if self._cluster.epoch else ""
+            identity = hashlib.sha256(f"{self.name} {number}{epoch}".encode()).digest()
             commit = None if chance.random() < 0.1 else identity.hex()[:40]
             submitted = SubmitBuild(identity, REPOSITORY, "main", commit)
             submitted = self._of_a_forge(submitted, workload, number)
