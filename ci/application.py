@@ -22,9 +22,12 @@ from ci.ledger import (
     CancelEntry,
     LateBallotEntry,
     LimitsEntry,
+    MembersEntry,
     NoteEntry,
     RecordedApproval,
     RecordedAsker,
+    RecordedMember,
+    SupersededEntry,
     VerdictEntry,
     encode_entry,
     genesis_head,
@@ -34,12 +37,14 @@ from ci.ledger import (
 )
 from ci.limit_changes import LimitChanges, Proposal, decode_limits_part
 from ci.limits import Limits, read_limits, shown_limits
+from ci.member_changes import MemberChanges, MembersProposal, decode_members_part
 from ci.notes import NoteCounts, decode_notes_part
 from ci.operations import (
     AddNote,
     Append,
     ApproveBuild,
     ApproveLimits,
+    ApproveMembers,
     Ballot,
     BuildId,
     BuildResult,
@@ -50,10 +55,12 @@ from ci.operations import (
     Operation,
     Outcome,
     ProposeLimits,
+    ProposeMembers,
     ReportDeadline,
     ResultKey,
     SubmitBuild,
     WithdrawLimits,
+    WithdrawMembers,
     decode_operation,
 )
 from ci.references import reference_refusal
@@ -71,9 +78,9 @@ from ci.state_partitions import (
 )
 from ci.statement import pae, statement_bytes, submitted_build_id
 from ci.verdict import CANCELLED, Thresholds, Verdict, decide, is_contradicted
-from pbft.genesis import REPLICA_ROLE, Cluster
+from pbft.genesis import REPLICA_ROLE, Cluster, Member
 from pbft.messages import Request
-from pbft.ports import Applied, DeferredReply, Entry, Refusal
+from pbft.ports import Applied, DeferredReply, Entry, Refusal, Verify
 
 OPERATOR_ROLE = "operator"
 
@@ -88,6 +95,9 @@ ROLES: Mapping[type, frozenset[str]] = {
     ProposeLimits: frozenset({OPERATOR_ROLE}),
     ApproveLimits: frozenset({OPERATOR_ROLE}),
     WithdrawLimits: frozenset({OPERATOR_ROLE}),
+    ProposeMembers: frozenset({OPERATOR_ROLE}),
+    ApproveMembers: frozenset({OPERATOR_ROLE}),
+    WithdrawMembers: frozenset({OPERATOR_ROLE}),
     Append: frozenset({GATEWAY_ROLE}),
 }
 
@@ -105,6 +115,7 @@ class BuildApplication:
     find_statement: build id -> the newest verdict statement of that build in the ledger, or
         None. missing_entries: how many entries the ledger lacks here for now. Both are used by
         `find_deferred` alone.
+    verify: with it, replicas of the next epoch prove that they are ready. By default none does.
     """
 
     def __init__(
@@ -114,10 +125,12 @@ class BuildApplication:
         find_statement: Callable[[bytes], bytes | None],
         *,
         missing_entries: Callable[[], int] = lambda: 0,
+        verify: Verify = lambda key, message, signature: False,
     ) -> None:
         self._cluster = cluster
         self._genesis_limits = limits
         self.limit_changes = LimitChanges(cluster)
+        self.member_changes = MemberChanges(cluster, verify)
         self._find_statement = find_statement
         self._missing_entries = missing_entries
         self._builds: dict[bytes, OpenBuild] = {}
@@ -125,9 +138,11 @@ class BuildApplication:
         self._deliveries: dict[bytes, None] = {}  # likewise
         self._notes = NoteCounts()
         self.journal_length = 0
-        self.journal_digest = hashlib.sha256(b"pbft-ci journal genesis\0" + cluster.id).digest()
+        self.journal_digest = hashlib.sha256(
+            b"pbft-ci journal genesis\0" + cluster.lineage
+        ).digest()
         self.ledger_index = 0
-        self.ledger_head = genesis_head(cluster.id)
+        self.ledger_head = genesis_head(cluster.lineage)
 
     @property
     def limits(self) -> Limits:
@@ -190,7 +205,7 @@ class BuildApplication:
             return None
         if not isinstance(operation, SubmitBuild):
             return None
-        build_id = submitted_build_id(self._cluster.id, request.client, operation)
+        build_id = submitted_build_id(self._cluster.lineage, request.client, operation)
         build = self._builds.get(build_id)
         statement = self._find_statement(build_id) if build is None else build.statement
         asker = Requester(request.client, request.timestamp, request_digest)
@@ -238,6 +253,7 @@ class BuildApplication:
         parts[JOURNAL_PART] = encode(ChainPart(self.journal_length, self.journal_digest))
         parts[LEDGER_PART] = encode(ChainPart(self.ledger_index, self.ledger_head))
         parts.update(self.limit_changes.parts())
+        parts.update(self.member_changes.parts())
         parts.update(self._notes.parts())
         return dict(sorted(parts.items()))
 
@@ -251,6 +267,7 @@ class BuildApplication:
         journal = decode_part(parts, JOURNAL_PART, ChainPart)
         ledger = decode_part(parts, LEDGER_PART, ChainPart)
         limits = decode_limits_part(parts)
+        members = decode_members_part(parts)
         builds = dict(
             decode_build_part(name, data)
             for name, data in parts.items()
@@ -264,7 +281,8 @@ class BuildApplication:
         self._deliveries = dict.fromkeys(deliveries)
         self.journal_length, self.journal_digest = journal.length, journal.digest
         self.ledger_index, self.ledger_head = ledger.length, ledger.digest
-        self.limit_changes.restore(limits)
+        self.limit_changes.restore_part(limits)
+        self.member_changes.restore_part(members)
         self._notes.restore(notes)
 
     # --- operations -----------------------------------------------------------------------------
@@ -290,10 +308,24 @@ class BuildApplication:
                 found = self.limit_changes.propose(operation, request.client, sequence)
                 return self._on_approval_of_limits(found, sequence)
             case ApproveLimits():
-                found = self.limit_changes.approve(operation, request.client, sequence)
+                found = self.limit_changes.approve(operation.proposal, request.client, sequence)
                 return self._on_approval_of_limits(found, sequence)
             case WithdrawLimits():
-                reason = self.limit_changes.withdraw(operation, request.client, sequence)
+                limit_changes = self.limit_changes
+                reason = limit_changes.withdraw(operation.proposal, request.client, sequence)
+                return _refused(reason) if reason else Applied("done", operation.proposal)
+            case ProposeMembers():
+                limits = self.limits
+                proposed = self.member_changes.propose(
+                    operation, request.client, sequence, limits=limits
+                )
+                return self._on_approval_of_members(proposed, sequence)
+            case ApproveMembers():
+                approved = self.member_changes.approve(operation.proposal, request.client, sequence)
+                return self._on_approval_of_members(approved, sequence)
+            case WithdrawMembers():
+                changes = self.member_changes
+                reason = changes.withdraw(operation.proposal, request.client, sequence)
                 return _refused(reason) if reason else Applied("done", operation.proposal)
             case Append():
                 return self._on_append(operation, request.client)
@@ -312,7 +344,7 @@ class BuildApplication:
             operation.event, operation.branch, operation.ref, schedule=operation.schedule
         ):
             return _refused(reason)
-        build_id = submitted_build_id(self._cluster.id, asker.client, operation)
+        build_id = submitted_build_id(self._cluster.lineage, asker.client, operation)
         opened = Applied("opened", build_id, build_id)
         if build_id in self._closed or build_id in self._deliveries:
             return opened
@@ -475,12 +507,7 @@ class BuildApplication:
             return _refused(found)
         changes, digest = self.limit_changes, found.digest(self._cluster.id)
         has_changed = changes.is_approved(found)
-        progress = {
-            "approved": len(changes.approved_seats(found)),
-            "needed": self._cluster.quorums.strong,
-            "changed": has_changed,
-        }
-        result = msgspec.json.encode(progress)
+        result = self._progress(changes.approved_seats(found), has_changed)
         if not has_changed:
             return Applied("done", digest, result)
         changes.make(found, sequence)
@@ -491,13 +518,50 @@ class BuildApplication:
                 limits=shown_limits(read_limits(found.limits)),
                 until=found.until,
                 digest=digest.hex(),
-                approvals=tuple(
-                    RecordedApproval(name, seats_of(self._cluster, [name]))
-                    for name in found.approvals
-                ),
+                approvals=self._recorded_approvals(found.approvals),
             )
         )
         return Applied("done", digest, result, entries=(entry,))
+
+    def _on_approval_of_members(self, found: MembersProposal | str, sequence: int) -> Applied:
+        """Decides the next epoch if this approval, perhaps the proposer's own, was the last needed.
+
+        found: the proposal with that approval, or why there is none (`ci.member_changes`). The
+        result is as for limits.
+        """
+        if isinstance(found, str):
+            return _refused(found)
+        changes, digest = self.member_changes, found.digest(self._cluster.id)
+        has_changed = changes.is_approved(found)
+        result = self._progress(changes.approved_seats(found), has_changed)
+        if not has_changed:
+            return Applied("done", digest, result)
+        following = changes.make(found)
+        entry = self._write(
+            MembersEntry(
+                epoch=self._cluster.epoch + 1,
+                since=sequence,
+                configuration=following.configuration.hex(),
+                replicas=_recorded_members(following.genesis.replicas),
+                clients=_recorded_members(following.genesis.clients),
+                until=found.until,
+                digest=digest.hex(),
+                approvals=self._recorded_approvals(found.approvals),
+            )
+        )
+        return Applied("done", digest, result, entries=(entry,), successor=following.configuration)
+
+    def _progress(self, approved: Sequence[str], has_changed: bool) -> bytes:
+        return msgspec.json.encode(
+            {
+                "approved": len(approved),
+                "needed": self._cluster.quorums.strong,
+                "changed": has_changed,
+            }
+        )
+
+    def _recorded_approvals(self, operators: Sequence[str]) -> tuple[RecordedApproval, ...]:
+        return tuple(RecordedApproval(name, seats_of(self._cluster, [name])) for name in operators)
 
     def _on_append(self, operation: Append, client: str) -> Applied:
         """Appends a string to the journal. Accepted always."""
@@ -510,6 +574,24 @@ class BuildApplication:
         entry = self._write(AppendEntry(client, operation.text, self.journal_length, digest))
         result = msgspec.json.encode({"digest": digest, "length": self.journal_length})
         return Applied("appended", b"", result, entries=(entry,))
+
+    def end_epoch(self) -> tuple[Entry, ...]:
+        """End what cannot go on under other members: builds, and what is proposed.
+
+        Undecided builds are forgotten, and the ledger says so: their gateways ask for them again,
+        under the same ids. Those that still take late ballots are closed.
+        """
+        entries = []
+        for build in self.open_builds().values():
+            if build.is_decided:
+                self._close(build)
+                continue
+            del self._builds[build.id]
+            self._notes.forget(build.id)
+            entries.append(self._write(SupersededEntry(build.id.hex(), build.opened)))
+        self.limit_changes.clear()
+        self.member_changes.end_epoch()
+        return tuple(entries)
 
     # --- transitions ----------------------------------------------------------------------------
 
@@ -602,6 +684,10 @@ class BuildApplication:
 
 def _refused(reason: str) -> Applied:
     return Applied("refused", b"", reason.encode())
+
+
+def _recorded_members(members: Sequence[Member]) -> tuple[RecordedMember, ...]:
+    return tuple(RecordedMember(m.name, m.public_key.hex(), m.roles) for m in members)
 
 
 def _asked(of: SubmitBuild | OpenBuild) -> tuple[object, ...]:

@@ -196,7 +196,7 @@ class NoteEntry(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type
 
 
 class RecordedApproval(msgspec.Struct, frozen=True):
-    """An operator approved changed limits: `operates` are the replicas that it stands for."""
+    """An operator approved a proposal: `operates` are the replicas that it stands for."""
 
     operator: str
     operates: tuple[str, ...]
@@ -216,6 +216,38 @@ class LimitsEntry(msgspec.Struct, frozen=True, tag_field="type", tag="limits"):
     approvals: tuple[RecordedApproval, ...]
 
 
+class RecordedMember(msgspec.Struct, frozen=True):
+    """A member of the next epoch: its public key in hexadecimal digits."""
+
+    name: str
+    public_key: str
+    roles: tuple[str, ...]
+
+
+class MembersEntry(msgspec.Struct, frozen=True, tag_field="type", tag="members"):
+    """Operators decided who the members of the next epoch are, at the sequence number `since`.
+
+    epoch: the number of that epoch. configuration: its digest in hexadecimal digits. `digest` is
+    that of the proposal; its proposer is the first who approved.
+    """
+
+    epoch: int
+    since: int
+    configuration: str
+    replicas: tuple[RecordedMember, ...]
+    clients: tuple[RecordedMember, ...]
+    until: int
+    digest: str
+    approvals: tuple[RecordedApproval, ...]
+
+
+class SupersededEntry(msgspec.Struct, frozen=True, tag_field="type", tag="superseded"):
+    """The epoch ended before this build was decided; its gateway asks for it again in the next."""
+
+    build: str
+    opened: int
+
+
 class AppendEntry(msgspec.Struct, frozen=True, tag_field="type", tag="append"):
     """A string was appended to the journal: its `length` in strings and `digest` after that."""
 
@@ -232,6 +264,8 @@ AnyEntry = (
     | ApproveEntry
     | NoteEntry
     | LimitsEntry
+    | MembersEntry
+    | SupersededEntry
     | AppendEntry
 )
 
@@ -246,9 +280,12 @@ class ChainBreak(msgspec.Struct, frozen=True):
 _decoder: msgspec.json.Decoder[AnyEntry] = msgspec.json.Decoder(AnyEntry)
 
 
-def genesis_head(cluster_id: bytes) -> bytes:
-    """The head of the empty ledger of that cluster: chains of two clusters share no head."""
-    return hashlib.sha256(b"pbft-ci ledger genesis\0" + cluster_id).digest()
+def genesis_head(lineage: bytes) -> bytes:
+    """The head of the empty ledger of that lineage (the id of the cluster of epoch 0).
+
+    Chains of two clusters share no head, and a chain goes on over all epochs.
+    """
+    return hashlib.sha256(b"pbft-ci ledger genesis\0" + lineage).digest()
 
 
 def next_head(head: bytes, index: int, body: bytes) -> bytes:

@@ -1,17 +1,9 @@
-"""How operators change the limits of builds: proposals, approvals, and which limits hold when.
+"""How operators change the limits of builds, and which limits hold when.
 
-The rule: limits change when operators of `strong` distinct seats (`ci.seats`) have approved one
-proposal. So the operators of f seats can neither change limits nor block a change that all others
-want. What they can do is bounded:
+The rule: limits change as operators decide together (`ci.proposals`). Beyond that:
 
-- A proposal belongs to its proposer. Each operator has one, which a newer one replaces, so nobody
-  takes up the place of another.
-- An approval names the digest of all of the proposal, the proposer included, so it counts for
-  nothing that its operator has not seen.
 - A proposal's serial is one above that of the limits that hold. A change that was made voids all
   other proposals, for their operators compared them with limits that hold no more.
-- Above the sequence number `until` neither a proposal nor an approval is accepted. What is past it
-  waits for its operator's next proposal, or for a change.
 
 Changed limits hold for builds opened at later sequence numbers than the change. Nothing of this is
 in the state before the first proposal.
@@ -25,8 +17,8 @@ import msgspec
 
 from ci.admission import room_refusal
 from ci.limits import LIMITS_BYTES_MAX, InvalidLimits, Limits, encode_limits, read_limits
-from ci.operations import ApproveLimits, ProposeLimits, WithdrawLimits
-from ci.seats import seats_of, seats_with_operators
+from ci.operations import ProposeLimits
+from ci.proposals import Proposals
 from ci.state_partitions import LIMITS_PART, CorruptState, decode_part
 from pbft.genesis import Cluster
 
@@ -62,27 +54,21 @@ class LimitsPart(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     pending: tuple[Proposal, ...]
 
 
-class LimitChanges:
+class LimitChanges(Proposals[Proposal]):
     """The limits that hold in one replica's state, and what operators proposed."""
 
     def __init__(self, cluster: Cluster) -> None:
-        self._cluster = cluster
+        super().__init__(cluster)
         self.serial = 0
         self.since = 0
         self._encoded = b""
         # What held before the last change, for the rest of its batch. No checkpoint lies in one.
         self._before = b""
-        self._pending: dict[str, Proposal] = {}
 
     @property
     def encoded(self) -> bytes:
         """The limits of the last change; empty: those of the genesis."""
         return self._encoded
-
-    @property
-    def pending(self) -> tuple[Proposal, ...]:
-        """The proposals that no change has voided, the oldest first; also those past `until`."""
-        return tuple(self._pending.values())
 
     def encoded_at(self, sequence: int) -> bytes:
         """The limits of a build that opens at this sequence number, which is the last executed."""
@@ -91,14 +77,11 @@ class LimitChanges:
     def propose(self, operation: ProposeLimits, operator: str, sequence: int) -> Proposal | str:
         """The proposal that now is this operator's only one, or why there is none.
 
-        Accepted if the operator has a seat, `strong` seats have operators, the serial is the next
-        one, `until` lies ahead, and the limits are valid and make no too large state.
+        Accepted if the operator can propose, the serial is the next one, `until` lies ahead, and
+        the limits are valid and make no too large state.
         """
-        if not seats_of(self._cluster, [operator]):
-            return "this operator stands for no replica"
-        strong = self._cluster.quorums.strong
-        if len(seats_with_operators(self._cluster)) < strong:
-            return f"fewer than {strong} replicas have an operator who stands for them"
+        if reason := self.proposer_refusal(operator):
+            return reason
         if operation.serial != self.serial + 1:
             return f"the next change has the serial {self.serial + 1}"
         if sequence > operation.until:
@@ -109,55 +92,11 @@ class LimitChanges:
             return "these are no valid limits"
         if room_refusal(self._cluster, limits):
             return "under these limits the state could become too large"
-        self._pending.pop(operator, None)
         proposal = Proposal(
             operator, operation.serial, operation.until, operation.limits, (operator,)
         )
-        self._pending[operator] = proposal
+        self.put(proposal)
         return proposal
-
-    def approve(self, operation: ApproveLimits, operator: str, sequence: int) -> Proposal | str:
-        """The proposal with one more approval, or why there is none.
-
-        Accepted if the operator has a seat, that very proposal is pending and not past `until`,
-        and the operator has not approved it.
-        """
-        if not seats_of(self._cluster, [operator]):
-            return "this operator stands for no replica"
-        proposal = self._find(operation.proposal, sequence)
-        if proposal is None:
-            return "no such proposal is pending"
-        if operator in proposal.approvals:
-            return "this operator has approved it already"
-        approved = msgspec.structs.replace(proposal, approvals=(*proposal.approvals, operator))
-        self._pending[proposal.proposer] = approved
-        return approved
-
-    def withdraw(self, operation: WithdrawLimits, operator: str, sequence: int) -> str | None:
-        """Drop this operator's proposal, or its approval of another's; or why not.
-
-        Accepted if that very proposal is pending and not past `until`, and the operator proposed or
-        approved it.
-        """
-        proposal = self._find(operation.proposal, sequence)
-        if proposal is None:
-            return "no such proposal is pending"
-        if operator not in proposal.approvals:
-            return "this operator neither proposed nor approved it"
-        if operator == proposal.proposer:
-            del self._pending[operator]
-            return None
-        approvals = tuple(name for name in proposal.approvals if name != operator)
-        self._pending[proposal.proposer] = msgspec.structs.replace(proposal, approvals=approvals)
-        return None
-
-    def approved_seats(self, proposal: Proposal) -> tuple[str, ...]:
-        """The replicas whose operators approved it, each once."""
-        return seats_of(self._cluster, proposal.approvals)
-
-    def is_approved(self, proposal: Proposal) -> bool:
-        """Whether operators of `strong` seats approved it, so that it is to be made."""
-        return len(self.approved_seats(proposal)) >= self._cluster.quorums.strong
 
     def make(self, proposal: Proposal, sequence: int) -> None:
         """Make the change that was approved at this sequence number; all proposals are void."""
@@ -165,7 +104,7 @@ class LimitChanges:
             self._before = self._encoded
         self.serial, self.since = proposal.serial, sequence
         self._encoded = proposal.limits
-        self._pending.clear()
+        self.clear()
 
     def parts(self) -> dict[str, bytes]:
         """The part of the state; none if there is nothing to say."""
@@ -174,18 +113,11 @@ class LimitChanges:
         part = LimitsPart(self.serial, self.since, self._encoded, self.pending)
         return {LIMITS_PART: msgspec.msgpack.encode(part)}
 
-    def restore(self, part: LimitsPart) -> None:
+    def restore_part(self, part: LimitsPart) -> None:
         """Replace everything by what `decode_limits_part` gave."""
         self.serial, self.since, self._encoded = part.serial, part.since, part.limits
         self._before = b""
-        self._pending = {proposal.proposer: proposal for proposal in part.pending}
-
-    def _find(self, digest: bytes, sequence: int) -> Proposal | None:
-        """The pending proposal with this digest, if it can still be approved."""
-        for proposal in self._pending.values():
-            if proposal.digest(self._cluster.id) == digest and sequence <= proposal.until:
-                return proposal
-        return None
+        self.restore(part.pending)
 
 
 def decode_limits_part(parts: Mapping[str, bytes]) -> LimitsPart:

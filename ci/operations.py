@@ -12,8 +12,12 @@ import msgspec
 
 from ci.case_results import CASE_ID_CHARACTERS_MAX, CASES_MAX, CaseOutcome
 from ci.limits import LIMITS_BYTES_MAX
+from pbft.messages import Name, Signature
 
 OPERATION_BYTES_MAX = 64 * 1024
+# The members of the next epoch, encoded: some hundreds.
+CONFIGURATION_BYTES_MAX = 32 * 1024
+READIES_MAX = 256
 # Of one ballot in the replicated state, encoded; `ci.admission` reckons with it. Never raise it:
 # limits that hold would be refused, and replicas of two versions would judge proposals differently.
 BALLOT_BYTES = 32 * 1024
@@ -414,6 +418,43 @@ class WithdrawLimits(
     proposal: ProposalDigest
 
 
+class Ready(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A replica of the next epoch is ready: its signature over `ci.member_changes.ready_bytes`."""
+
+    replica: Name
+    signature: Signature
+
+
+class ProposeMembers(
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="propose_members"
+):
+    """An operator proposes the members of the next epoch, and so approves them
+    (`ci.member_changes`).
+
+    until: the last sequence number at which it can be approved; configuration: an encoded Genesis.
+    """
+
+    until: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+    configuration: Annotated[bytes, msgspec.Meta(max_length=CONFIGURATION_BYTES_MAX)]
+    readies: Annotated[tuple[Ready, ...], msgspec.Meta(max_length=READIES_MAX)]
+
+
+class ApproveMembers(
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="approve_members"
+):
+    """An operator approves the proposal with this digest (`MembersProposal.digest`)."""
+
+    proposal: ProposalDigest
+
+
+class WithdrawMembers(
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="withdraw_members"
+):
+    """An operator withdraws its proposal with this digest, or its approval of it."""
+
+    proposal: ProposalDigest
+
+
 class Append(
     msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="append"
 ):
@@ -438,6 +479,9 @@ Operation = (
     | ProposeLimits
     | ApproveLimits
     | WithdrawLimits
+    | ProposeMembers
+    | ApproveMembers
+    | WithdrawMembers
     | Append
     | Noop
 )

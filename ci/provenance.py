@@ -134,7 +134,7 @@ _bill_decoder = msgspec.json.Decoder(_Bill)
 
 def builder_id(cluster: Cluster, replica: str) -> str:
     """The name under which a replica builds; the verifier's trust is in (key, builder id)."""
-    return f"urn:pbft-ci:{cluster.id.hex()}:{replica}"
+    return f"urn:pbft-ci:{cluster.lineage.hex()}:{replica}"
 
 
 def provenance_bytes(

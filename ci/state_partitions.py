@@ -14,6 +14,7 @@ DELIVERIES_PART = "deliveries"
 JOURNAL_PART = "journal"
 LEDGER_PART = "ledger"
 LIMITS_PART = "limits"
+MEMBERS_PART = "members"
 NOTES_PART = "notes"
 
 _Part = TypeVar("_Part")

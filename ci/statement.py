@@ -114,6 +114,7 @@ class Abstention(msgspec.Struct, frozen=True):
 class VerdictFields(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """Our extension of the predicate."""
 
+    # of the cluster of epoch 0, for ever
     cluster_id: str
     epoch: int
     build: str
@@ -163,6 +164,8 @@ class VerdictFields(msgspec.Struct, frozen=True, rename="camel", omit_defaults=T
     schedule: str | None = None
     # the replicas were asked to build without caches; left out if not
     is_cold: bool = False
+    # the id of the cluster of this epoch (hex); left out in epoch 0, whose id is `cluster_id`
+    instance: str | None = None
 
     @property
     def full_ref(self) -> str:
@@ -228,14 +231,15 @@ _statement_decoder = msgspec.json.Decoder(StatementView)
 _envelope_decoder = msgspec.json.Decoder(Envelope)
 
 
-def submitted_build_id(cluster_id: bytes, client: str, operation: SubmitBuild) -> bytes:
+def submitted_build_id(lineage: bytes, client: str, operation: SubmitBuild) -> bytes:
     """The id (32 bytes) of the build that this operation of `client` asks for.
 
+    lineage: of the cluster (32 bytes), so that the id is the same in each epoch.
     With a delivery it is a digest of all that replicas act on and not of who asks: two gateways
     that got it ask for one build, and none can give a delivery's id to another build.
     """
     if operation.delivery is None:
-        return build_id_for(cluster_id, client, operation.identity)
+        return build_id_for(lineage, client, operation.identity)
     acted_on = msgspec.msgpack.encode(
         (
             # left out if they say nothing, so that ids are what they were before there were such
@@ -250,14 +254,14 @@ def submitted_build_id(cluster_id: bytes, client: str, operation: SubmitBuild) -
             operation.needs_approval,
         )
     )
-    return hashlib.sha256(b"pbft-ci delivery\0" + cluster_id + acted_on).digest()
+    return hashlib.sha256(b"pbft-ci delivery\0" + lineage + acted_on).digest()
 
 
-def build_id_for(cluster_id: bytes, client: str, identity: bytes) -> bytes:
+def build_id_for(lineage: bytes, client: str, identity: bytes) -> bytes:
     """The id (32 bytes) of the build without a delivery that `client` asks for under this
     identity (32 bytes)."""
-    assert len(cluster_id) == len(identity) == 32
-    return hashlib.sha256(b"pbft-ci build\0" + cluster_id + identity + client.encode()).digest()
+    assert len(lineage) == len(identity) == 32
+    return hashlib.sha256(b"pbft-ci build\0" + lineage + identity + client.encode()).digest()
 
 
 def statement_bytes(
@@ -284,8 +288,9 @@ def statement_bytes(
             configuration=_configuration(compared) if is_tested else (),
             url=None if build.public_url is None else f"{build.public_url}/builds/{build.id.hex()}",
             verdict=VerdictFields(
-                cluster_id=cluster.id.hex(),
+                cluster_id=cluster.lineage.hex(),
                 epoch=cluster.epoch,
+                instance=cluster.id.hex() if cluster.epoch else None,
                 build=build.id.hex(),
                 opened=build.opened,
                 repository=build.repository,
@@ -415,10 +420,11 @@ def envelope(
 def verify_envelope(
     data: bytes, cluster: Cluster, verify: Verify, *, threshold: int | None = None
 ) -> VerifiedEnvelope:
-    """What this envelope (JSON) proves to somebody who trusts this genesis.
+    """What this envelope (JSON) proves to somebody who trusts this cluster, in its epoch.
 
     Accepted are an in-toto payload signed with the keys of at least `threshold` different
-    replicas, f+1 where it is None, whose statement names this cluster. Nothing of the payload is
+    replicas, f+1 where it is None, whose statement names this cluster and this epoch, or an earlier
+    one: members attest only what the ledger says that they all follow. Nothing of the payload is
     parsed before. Raises InvalidEnvelope; ValueError for a threshold of f or less, since f
     signatures prove nothing.
     """
@@ -427,9 +433,24 @@ def verify_envelope(
         statement = parse_statement(payload)
     except InvalidStatement as error:
         raise InvalidEnvelope(f"the statement: {error}") from error
-    if statement.verdict.cluster_id != cluster.id.hex():
-        raise InvalidEnvelope("the statement is of another cluster")
+    if reason := foreign_reason(statement.verdict, cluster):
+        raise InvalidEnvelope(reason)
     return VerifiedEnvelope(statement, payload, replicas)
+
+
+def foreign_reason(verdict: VerdictFields, cluster: Cluster) -> str | None:
+    """Why this verdict is none that members of this cluster give in its epoch; None: it is."""
+    if verdict.cluster_id != cluster.lineage.hex():
+        return "the statement is of another cluster"
+    if verdict.epoch > cluster.epoch:
+        return (
+            f"the statement is of epoch {verdict.epoch}, and the cluster file of epoch"
+            f" {cluster.epoch}; take the newer cluster file"
+        )
+    is_present = verdict.epoch == cluster.epoch and cluster.epoch
+    if is_present and verdict.instance != cluster.id.hex():
+        return "the statement is of another cluster that continues the same one"
+    return None
 
 
 def open_agreed_envelope(

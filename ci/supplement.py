@@ -120,7 +120,7 @@ def supplement_bytes(
         subject=parse_statement(statement).subject,
         predicate_type=SUPPLEMENT_TYPE,
         predicate=SupplementFields(
-            cluster_id=cluster.id.hex(),
+            cluster_id=cluster.lineage.hex(),
             build=verdict.build,
             opened=verdict.opened,
             verdict={"sha256": hashlib.sha256(statement).hexdigest()},

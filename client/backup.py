@@ -123,7 +123,7 @@ def _make_ready(
     """
     file = folder / FILE_NAME
     try:
-        database = Database(folder, cluster.id, config.name)
+        database = Database(folder, cluster.id, config.name, ancestors=cluster.ancestors)
         with contextlib.closing(database):
             problem = database.row("PRAGMA quick_check(1)")
             if problem != ("ok",):

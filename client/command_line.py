@@ -101,6 +101,12 @@ COMMANDS = (
     ),
     Command("ledger", "print a node's ledger", HOLDS, "client.commands.ledger"),
     Command("limits", "show the limits of builds, or change them", HOLDS, "client.commands.limits"),
+    Command(
+        "members",
+        "show or make a change of the cluster's members and keys",
+        DONE,
+        "client.commands.members",
+    ),
     Command("attest", "download a verdict's signed envelope", DONE, "client.commands.envelope"),
     Command(
         "verify",

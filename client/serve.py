@@ -131,7 +131,9 @@ async def running_gateway(
     cluster, limits = member.cluster, member.limits
     forget_foreign_variables()
     async with contextlib.AsyncExitStack() as stack:
-        database = Database(config.data_directory, cluster.id, config.name)
+        database = Database(
+            config.data_directory, cluster.id, config.name, ancestors=cluster.ancestors
+        )
         stack.callback(database.close)
         archive = Archive(database, config.data_directory)
         resolver = make_resolver(config)

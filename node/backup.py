@@ -21,7 +21,8 @@ from common.config_error import ConfigError
 from common.configuration.config import NodeConfig, load_node_config
 from common.installation import NODE_CONFIG
 from node.outputs.kept_builds import WORK_FOLDER
-from node.storage import recovery_files
+from node.storage import folders, recovery_files
+from node.storage.epoch_folder import epoch_folder
 from node.storage.store import DATABASE_NAME, REDO_NAME
 from pbft.quorums import quorums_for
 
@@ -64,7 +65,9 @@ def prepare_node(config: NodeConfig, restoring: Restoring) -> None:
             f"{config.cluster_file}: with {replicas} replica(s) no other one has the state, and a"
             " backup has none: start a new cluster"
         )
-    directory = config.data_directory
+    ancestry = restoring.cluster_config.ancestry
+    directory = epoch_folder(config.data_directory, ancestry.epoch if ancestry else 0)
+    folders.make(directory)
     stored = [directory / name for name in (DATABASE_NAME, REDO_NAME)]
     there = next((file for file in stored if file.exists()), None)
     if there is not None and not restoring.options.replace:

@@ -9,6 +9,7 @@ from common.installation import NODE_CONFIG
 from common.web.bounded_http import HttpRequest
 from node.builds.cached_runs import CACHES_FOLDER
 from node.caches.cache_store import INDEX_NAME
+from node.storage.epoch_folder import epoch_folder
 from node.storage.store import DATABASE_NAME
 
 
@@ -18,7 +19,9 @@ def node_doctor(check: Check) -> Examined[NodeConfig]:
 
 
 def _parts(config: NodeConfig) -> list[Part]:
-    database = config.data_directory / DATABASE_NAME
+    ancestry = load_cluster_config(config.cluster_file).ancestry
+    folder = epoch_folder(config.data_directory, ancestry.epoch if ancestry else 0)
+    database = folder / DATABASE_NAME
     caches = config.data_directory / CACHES_FOLDER / INDEX_NAME
     return [
         Part("status.txt", lambda: answer(_request(config, "/pbft/status"))),

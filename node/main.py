@@ -11,16 +11,12 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 import uvloop
 from aiohttp.typedefs import Middleware
 
-from ci.admission import room_refusal
-from ci.application import BuildApplication
 from ci.executors import StandbyTimeout
-from ci.limits import ALL, Limits, encode_limits
 from ci.operations import Ballot
 from common.address import Address
 from common.backups.commands import add_backup
@@ -30,11 +26,7 @@ from common.configuration.commands import ConfigCommands
 from common.configuration.config import (
     ConfigError,
     NodeConfig,
-    check_confirmed,
-    check_node_listen,
-    load_cluster_config,
     load_node_config,
-    read_signing_key,
 )
 from common.configuration.reload import Reloads, ignore_reloads
 from common.configuration.secret_file import PRIVATE_UMASK, read_bearer_tokens
@@ -42,37 +34,32 @@ from common.doctor.command import add_doctor
 from common.finding import Finding
 from common.installation import NODE_COMMAND, NODE_CONFIG, shown
 from common.links.link import Inbox, Links
-from common.links.members import replicas_for
 from common.logs import FORMATTERS, start_logging
 from common.loop_errors import on_loop_error
 from common.membership.commands import add_confirm, add_init
+from common.membership.ready import add_ready
 from common.version import VERSION
 from common.web.bounded_http import HttpRequest
 from common.web.http_tokens import ask_for_token
 from common.web.limited_listener import LimitedListener, own_names, refuse_foreign_pages
 from common.web.peers import Peers
 from driver.build_scheduler import BuildScheduler, SchedulerPorts
-from driver.ports import SaveFailed
 from node.backup import NODE_BACKUP
 from node.builds.build_runner import BuildRunner
 from node.builds.build_tasks import BuildTasks, StoreRequests
 from node.check import check_node
 from node.diagnostics.capture import Capture
 from node.doctor import node_doctor
+from node.opening import Member, open_replica, read_member
 from node.replica.ledger_catch_up import LedgerCatchUp
-from node.replica.runtime import Runtime
 from node.replica.speaker import Speaker
 from node.statuses.reporting import NodeReports
-from node.storage import recovery_files
-from node.storage.damage import StoreDamaged, StoreNotOurs, StoreUnusable
+from node.storage.damage import StoreDamaged, StoreUnusable
 from node.storage.scrub import Scrub
-from node.storage.store import Store, StoreInUse
+from node.succession import add_succeed
 from node.web.fault_switch import FaultSwitch, NoFaults
 from node.web.server import NodeServer
-from pbft.authentication import Identity
-from pbft.core import Settings
 from pbft.genesis import Cluster
-from pbft.replica import DamagedRecords, OlderRecords
 
 # What a ballot that settles nothing may wait for others: more than replicas of equal speed are
 # apart with a build, less than people notice.
@@ -94,7 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
             return int(options.run(options))
         ignore_reloads()
         config = _configure(options)
-        member = _read_member(config)
+        member = read_member(config)
         os.umask(PRIVATE_UMASK)
         start_logging(config.log_file, config.name, config.log_format)
     except ConfigError as error:
@@ -120,44 +107,10 @@ class _CannotListen(Exception):
     """The address is taken or not ours; the text names the key."""
 
 
-class _Member(NamedTuple):
-    """The replica as a member of its cluster: who it is, by which rules, who the others are."""
-
-    identity: Identity
-    limits: Limits
-    replicas: Peers
-
-    def others(self) -> Peers:
-        """The other replicas."""
-        return self.replicas.only(name for name in self.replicas if name != self.identity.name)
-
-
-def _read_member(config: NodeConfig) -> _Member:
-    """What the cluster file and the key file say, held against node.yml. Raises ConfigError."""
-    cluster_config = load_cluster_config(config.cluster_file)
-    limits = cluster_config.limits_as(Limits)
-    cluster = cluster_config.cluster(encode_limits(limits))
-    if reason := room_refusal(cluster, limits):
-        raise ConfigError(f"{cluster_config.file}: {reason}")
-    _check_stand_by(config, limits)
-    entry = cluster_config.replica_entry(config.name, config.file)
-    check_node_listen(config, cluster_config)
-    check_confirmed(config, cluster_config, cluster)
-    signing_key = read_signing_key(config)
-    if signing_key.public_key != cluster.public_key(config.name):
-        raise ConfigError(
-            f"{config.file}: private_key_file: {config.private_key_file} is not the key of"
-            f" {config.name} in {entry.public_key_file or cluster_config.file};"
-            " the two must be one pair"
-        )
-    replicas = replicas_for(cluster_config, cluster, config.name, signing_key=signing_key)
-    return _Member(Identity(cluster, config.name, signing_key.sign), limits, replicas)
-
-
 class _Node:
     """The parts of a node, put together."""
 
-    def __init__(self, config: NodeConfig, member: _Member) -> None:
+    def __init__(self, config: NodeConfig, member: Member) -> None:
         self._config = config
         # told to stop, or something of `_works` ended
         self._ended = asyncio.Event()
@@ -166,7 +119,7 @@ class _Node:
         cluster = identity.cluster
         self._tls = replicas.tls
         self._address = replicas[config.name]
-        self._runtime = _open_replica(config, identity, limits)
+        self._runtime = open_replica(config, identity, limits)
         application = self._runtime.application
         self._store = self._runtime.store
         self._links = Links(
@@ -189,7 +142,7 @@ class _Node:
             self._faults, bend = faulty.routes, faulty.bend
         self._runner = BuildRunner(
             config=config,
-            cluster_id=cluster.id,
+            cluster_id=cluster.lineage,
             version=VERSION,
             is_contradicted=partial(application.is_contradicted, replica=config.name),
         )
@@ -313,33 +266,13 @@ class _Node:
 
 def _check_whole(config: NodeConfig) -> None:
     """Check what a start checks. Raises ConfigError."""
-    _read_member(config)
+    read_member(config)
     reading_middlewares(config)
 
 
 def _dialled(cluster: Cluster, name: str) -> tuple[str, ...]:
     """Whom a replica connects to: of a pair, the one that comes later in the genesis does."""
     return cluster.replica_names[: cluster.replica_names.index(name)]
-
-
-def _open_store(config: NodeConfig, cluster: Cluster) -> Store:
-    """The files in the data directory. Raises StoreDamaged, StoreUnusable, ConfigError."""
-    try:
-        return Store(config.data_directory, cluster.id, config.name)
-    except StoreInUse as error:
-        raise ConfigError.at(
-            config.file,
-            "data_directory",
-            f"{error}, perhaps this node runs already",
-            "each node has a data_directory of its own",
-        ) from error
-    except OSError as error:
-        raise ConfigError.at(
-            config.file,
-            "data_directory",
-            f"{config.data_directory} cannot be used ({error.strerror})",
-            "a folder that can be written to",
-        ) from error
 
 
 def _captured(links: Links, config: NodeConfig) -> Links | Capture:
@@ -358,92 +291,6 @@ def _captured(links: Links, config: NodeConfig) -> Links | Capture:
             f"{config.capture_file} cannot be written ({error.strerror})",
             "a file in a folder that can be written to",
         ) from error
-
-
-def _open_replica(config: NodeConfig, identity: Identity, limits: Limits) -> Runtime:
-    """The replica as its disk has it; where the disk forgot something, one that recovers.
-
-    Raises StoreDamaged: the files are somebody else's, or nobody could vouch for what is lost
-    because f is 0. Raises StoreUnusable: the disk refuses, which is no reason to forget what is
-    on it. Raises ConfigError.
-    """
-    directory = config.data_directory
-    if not recovery_files.is_begun(directory):
-        try:
-            return _restored(config, identity, limits)
-        except StoreNotOurs:
-            raise
-        except StoreDamaged as error:
-            if identity.cluster.quorums.faults_max == 0:
-                raise StoreDamaged(
-                    f"{error}. With f = 0 no other replica can vouch for what is lost, and an older"
-                    " copy lacks it too: bring back the files as they were, or start a new cluster"
-                ) from error
-            _log.critical("%s", error)
-    try:
-        kept = recovery_files.begin(directory)
-        runtime = _unrestored(config, identity, limits)
-        runtime.begin_recovery(os.urandom(32))
-        recovery_files.finish(directory)
-    except (OSError, SaveFailed) as error:
-        raise StoreDamaged(f"{directory}: no recovery can begin here: {error}") from error
-    _log.critical("recovering: it votes on nothing for now; the damaged files are in %s", kept)
-    return runtime
-
-
-def _restored(config: NodeConfig, identity: Identity, limits: Limits) -> Runtime:
-    """Continue from the disk. Raises StoreDamaged, StoreUnusable, ConfigError."""
-    runtime = _unrestored(config, identity, limits)
-    try:
-        runtime.restore()
-    except DamagedRecords as error:
-        runtime.store.close()
-        raise StoreDamaged(f"{runtime.store.path}: {error}") from error
-    except OlderRecords as error:
-        runtime.store.close()
-        raise StoreNotOurs(
-            f"{runtime.store.path}: {error}; run the version that wrote it until no replica"
-            " recovers, then stop all replicas and start this version"
-        ) from error
-    except SaveFailed as error:
-        runtime.store.close()
-        raise StoreUnusable(str(error)) from error
-    except (StoreDamaged, StoreUnusable):
-        runtime.store.close()
-        raise
-    return runtime
-
-
-def _unrestored(config: NodeConfig, identity: Identity, limits: Limits) -> Runtime:
-    """A replica that has read nothing yet. Raises StoreDamaged, StoreUnusable, ConfigError."""
-    store = _open_store(config, identity.cluster)
-    ledger = store.ledger
-    application = BuildApplication(
-        identity.cluster, limits, ledger.find_statement, missing_entries=ledger.not_given_out
-    )
-    return Runtime(
-        identity,
-        store,
-        application,
-        settings=Settings(
-            view_change_seconds=config.view_change_seconds,
-            view_change_seconds_max=config.view_change_seconds_max,
-            batch_delay_seconds=min(BATCH_DELAY_SECONDS, config.view_change_seconds / 8),
-        ),
-    )
-
-
-def _check_stand_by(config: NodeConfig, limits: Limits) -> None:
-    """Who stands by must have time to build before the others give up. Raises ConfigError."""
-    most = limits.deadline_seconds / 2
-    if limits.executors != ALL and config.stand_by_seconds > most:
-        raise ConfigError.at(
-            config.file,
-            "stand_by_seconds",
-            f"{config.stand_by_seconds:g} is more than half of deadline_seconds in"
-            f" {config.cluster_file}",
-            f"at most {most:g} is allowed with executors: {limits.executors}",
-        )
 
 
 def _warn(config: NodeConfig, cluster: Cluster) -> None:
@@ -537,6 +384,8 @@ def _parser() -> argparse.ArgumentParser:
     add_confirm(commands, load_node_config, NODE_CONFIG)
     add_check(commands, "node", _check, default_config=NODE_CONFIG)
     add_healthcheck(commands, "node", _ready_request, default_config=NODE_CONFIG)
+    add_ready(commands, load_node_config, NODE_CONFIG)
+    add_succeed(commands)
     NODE_COMMANDS.add(commands)
     add_backup(commands, NODE_BACKUP)
     add_doctor(commands, node_doctor(_check))
@@ -546,7 +395,7 @@ def _parser() -> argparse.ArgumentParser:
 async def _check(file: Path) -> list[Finding]:
     """What `check` finds for the node of that configuration. Raises ConfigError."""
     config = load_node_config(file)
-    member = _read_member(config)
+    member = read_member(config)
     return await check_node(config, member.identity, member.limits, peers=member.others())
 
 
@@ -559,7 +408,7 @@ def _ready_request(file: Path) -> HttpRequest:
     request = HttpRequest(url=READY_PATH)
     if config.local_listen is not None:
         return Peers({config.name: config.local_listen}).request(config.name, request)
-    tls = _read_member(config).replicas.tls
+    tls = read_member(config).replicas.tls
     return Peers({config.name: config.listen}, tls).request(config.name, request)
 
 

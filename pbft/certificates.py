@@ -34,7 +34,10 @@ class StableCertificate(msgspec.Struct, frozen=True, array_like=True):
     checkpoints: tuple[Signed, ...]
 
 
-GENESIS_CERTIFICATE = StableCertificate(0, bytes(32), ())
+def first_certificate(cluster: Cluster) -> StableCertificate:
+    """What an epoch begins with: it needs no votes, for the cluster's id names the state."""
+    state = bytes(32) if cluster.ancestry is None else cluster.ancestry.state
+    return StableCertificate(cluster.begins_after, state, ())
 
 
 class CheckpointVotes:
@@ -214,7 +217,9 @@ def check_view_change(
     """
     if refusal := authenticator.check(signed, message):
         return refusal
-    if message.stable == 0:
+    if message.stable < cluster.begins_after:
+        return Refusal("a stable checkpoint from before this epoch")
+    if message.stable == cluster.begins_after:
         if message.certificate:
             return Refusal("a certificate for the genesis")
     else:

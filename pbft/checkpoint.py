@@ -1,39 +1,62 @@
 """Checkpoints, water marks and garbage collection (OSDI'99, 4.3)."""
 
+from collections.abc import Mapping
+
 import msgspec
 
 from pbft.certificates import StableCertificate, state_digest
 from pbft.core import Core
 from pbft.messages import Checkpoint, Signed
 from pbft.ports import SENT_BACK, CheckpointRecord, Refusal, SavedMessage, SavedRecovery
-from pbft.state import Recovery
+from pbft.state import Ending, Recovery
 
+EPOCH_PART = "epoch"
+CONFIGURATION_PART = "configuration"
+ENDING_PART = "ending"
 RECOVERIES_PART = "recoveries"
 
 
 def state_parts(core: Core) -> dict[str, bytes]:
-    """The whole replicated state: epoch, client table, and the application's parts."""
-    return {
-        "epoch": core.cluster.epoch.to_bytes(8, "big"),
-        RECOVERIES_PART: msgspec.msgpack.encode(sorted(core.execution.recoveries.items())),
-        **core.execution.clients.parts(),
+    """The whole replicated state: epoch, client table, and the application's parts.
+
+    At the end of an epoch it is that of the next one, in which nobody recovers from what was said
+    in this one. A state of epoch 0 without an end names no configuration.
+    """
+    execution = core.execution
+    recoveries = {} if core.has_ended else execution.recoveries
+    parts = {
+        EPOCH_PART: execution.epoch.to_bytes(8, "big"),
+        RECOVERIES_PART: msgspec.msgpack.encode(sorted(recoveries.items())),
+        **execution.clients.parts(),
         **core.application.parts(),
     }
+    if execution.configuration:
+        parts[CONFIGURATION_PART] = execution.configuration
+    if execution.ending is not None and not core.has_ended:
+        parts[ENDING_PART] = msgspec.msgpack.encode(execution.ending)
+    return parts
 
 
-def restore_state(core: Core, parts: dict[str, bytes]) -> None:
-    """Replace the whole replicated state by these parts, whose digest is proved."""
-    core.execution.clients.restore(parts)
+def restore_state(core: Core, sequence: int, parts: Mapping[str, bytes]) -> None:
+    """Replace the whole replicated state by these parts, whose digest is proved for that number."""
+    execution = core.execution
+    execution.clients.restore(parts)
     core.application.restore(parts)
-    core.execution.recoveries = dict(
+    execution.recoveries = dict(
         msgspec.msgpack.decode(parts[RECOVERIES_PART], type=list[tuple[int, Recovery]])
     )
+    execution.epoch = int.from_bytes(parts[EPOCH_PART], "big")
+    execution.configuration = parts.get(CONFIGURATION_PART, b"")
+    ending = parts.get(ENDING_PART)
+    execution.ending = None if ending is None else msgspec.msgpack.decode(ending, type=Ending)
+    if core.has_ended:
+        execution.ending = Ending(sequence, execution.configuration)
 
 
 def take(core: Core, sequence: int) -> None:
     """After executing a multiple of K: keep the state, save and send our CHECKPOINT (4.3)."""
     assert sequence == core.executed
-    assert sequence % core.interval == 0
+    assert core.cluster.is_checkpoint(sequence)
     parts = state_parts(core)
     digest = state_digest(parts)
     core.checkpoints.snapshots[sequence] = (digest, parts)
@@ -59,7 +82,7 @@ def on_checkpoint(core: Core, message: Checkpoint, signed: Signed) -> Refusal | 
     """
     if message.sequence <= core.low:
         return Refusal("at or below the stable checkpoint")
-    if message.sequence % core.interval != 0:
+    if not core.cluster.is_checkpoint(message.sequence):
         return Refusal("not a multiple of the checkpoint interval")
     earlier = core.checkpoints.votes.vote_of(message.sequence, message.replica)
     if earlier is not None and earlier[0] == message:
@@ -82,7 +105,7 @@ def on_own_checkpoint(core: Core, message: Checkpoint, signed: Signed) -> Refusa
     """
     if message.sequence <= max(core.low, core.checkpoints.certified.sequence):
         return SENT_BACK
-    if message.sequence % core.interval != 0:
+    if not core.cluster.is_checkpoint(message.sequence):
         return SENT_BACK
     if core.checkpoints.votes.certificate(message.sequence, (message, signed)) is None:
         return SENT_BACK

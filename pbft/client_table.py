@@ -80,6 +80,10 @@ class ClientTable:
             record.executed.discard(record.low_timestamp)
             record.results.pop(record.low_timestamp - self._window, None)
 
+    def forget_all(self) -> None:
+        """No client had anything executed: each counts anew."""
+        self._records = {}
+
     def parts(self) -> dict[str, bytes]:
         """One part of the replicated state per client."""
         return {

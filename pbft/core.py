@@ -10,9 +10,7 @@ from collections.abc import Iterator
 import msgspec
 
 from pbft.authentication import Authenticator, Identity, sign_message
-from pbft.certificates import (
-    CheckpointVotes,
-)
+from pbft.certificates import CheckpointVotes, first_certificate
 from pbft.client_table import ClientTable
 from pbft.codec import SIGNING_PREFIX, digest_of, encode_message
 from pbft.log import MessageLog, OrderedRequest, Slot
@@ -87,6 +85,7 @@ class ReplicaStatus(enum.StrEnum):
     STATE_TRANSFER = "state_transfer"
     DIVERGED = "diverged"
     RECOVERING = "recovering"
+    ENDED = "ended"
 
 
 class PendingRequests:
@@ -226,10 +225,18 @@ class Core:
         self.peers = PeerState()
         self.views = ViewState()
         kept = self.window // self.interval + 2
-        self.checkpoints = CheckpointState(CheckpointVotes(cluster.quorums, kept))
-        self.proposer = ProposerState()
+        first = first_certificate(cluster)
+        self.checkpoints = CheckpointState(
+            CheckpointVotes(cluster.quorums, kept), stable=first, certified=first
+        )
+        self.proposer = ProposerState(next_sequence=cluster.begins_after + 1)
         self.recovery = RecoveryState()
-        self.execution = ExecutionState(ClientTable(cluster.genesis.client_window))
+        self.execution = ExecutionState(
+            ClientTable(cluster.genesis.client_window),
+            executed=cluster.begins_after,
+            epoch=cluster.epoch,
+            configuration=cluster.configuration if cluster.epoch else b"",
+        )
         self.transfers = TransferState()
         self.timers = Timers(settings.view_change_seconds)
         # Of the turn under way; all parts add to them, by the actions below.
@@ -275,12 +282,43 @@ class Core:
         The paper forgets up to h. One interval more is kept, decided and for re-sending only: a
         replica that was killed a few slots before a checkpoint needs no state transfer.
         """
-        return max(0, self.low - self.interval)
+        return max(self.cluster.begins_after, self.low - self.interval)
 
     @property
     def high(self) -> int:
-        """H = h + L."""
-        return self.low + self.window
+        """H = h + L, and never above the last number of the epoch.
+
+        So no correct replica votes above T in this epoch: who votes at h < s < T has h + L < T,
+        and who has executed s, which decided T, knows it.
+        """
+        ending = self.execution.ending
+        high = self.low + self.window
+        return high if ending is None else min(high, ending.sequence)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the last number of this epoch was executed."""
+        return self.execution.epoch != self.cluster.epoch
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether that is stable, too: the next epoch may begin with the state here."""
+        return self.has_ended and self.low == self.executed
+
+    def awaited_checkpoints(self) -> list[int]:
+        """The checkpoints that something waits for: each recovery's T, and the epoch's end.
+
+        Of a recovery past the end only the end is awaited: what its replica said is void with the
+        epoch.
+        """
+        execution = self.execution
+        if not execution.recoveries and execution.ending is None:
+            return []
+        awaited = [done.voting_from for done in execution.recoveries.values()]
+        if execution.ending is not None:
+            end = execution.ending.sequence
+            awaited = [min(number, end) for number in (*awaited, end)]
+        return awaited
 
     def within_water_marks(self, sequence: int) -> bool:
         """h < n <= H (4.2)."""
@@ -333,6 +371,8 @@ class Core:
             return ReplicaStatus.RECOVERING
         if self.transfers.current is not None:
             return ReplicaStatus.STATE_TRANSFER
+        if self.has_ended:
+            return ReplicaStatus.ENDED
         return ReplicaStatus.NORMAL if self.has_entered else ReplicaStatus.VIEW_CHANGE
 
     # --- actions --------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from pbft.core import Core
 from pbft.log import Batch, OrderedRequest, Slot
 from pbft.messages import Recover, Reply, Request
 from pbft.ports import Applied, Executed, ExecutedRequest, SavedEntry
-from pbft.state import Recovery
+from pbft.state import Ending, Recovery
 
 
 def execute_next(core: Core) -> int | None:
@@ -46,6 +46,9 @@ def apply_batch(core: Core, slot: Slot, batch: Batch) -> None:
             skipped += 1
         core.pending.remove(request.client, request.timestamp)
     core.execution.executed = slot.sequence
+    ending = core.execution.ending
+    if ending is not None and ending.sequence == slot.sequence:
+        _end_epoch(core, ending)
     core.proposer.next_sequence = max(core.proposer.next_sequence, core.executed + 1)
     core.emit(
         "executed",
@@ -64,9 +67,33 @@ def _apply_recover(core: Core, sequence: int, message: Recover) -> None:
     core.recovery.requests.pop(message.replica, None)
     if core.recover_refusal(message, sequence) is not None:
         return
-    voting_from = -(-(sequence + core.window) // core.interval) * core.interval
+    voting_from = core.cluster.checkpoint_from(sequence + core.window)
     core.execution.recoveries[message.replica] = Recovery((message.nonce,), voting_from)
     core.emit("recover", replica=message.replica, sequence=sequence, voting_from=voting_from)
+
+
+def _decide_end(core: Core, sequence: int, configuration: bytes) -> None:
+    """Fix T, the last number of this epoch: the first checkpoint at least L above the change.
+
+    Nobody who lacks the change votes above it (`Core.high`), and it is final.
+    """
+    assert core.execution.ending is None, "an epoch ends once"
+    ending = Ending(core.cluster.checkpoint_from(sequence + core.window), configuration)
+    core.execution.ending = ending
+    core.emit("epoch_ends", epoch=core.cluster.epoch, sequence=sequence, last=ending.sequence)
+
+
+def _end_epoch(core: Core, ending: Ending) -> None:
+    """The begin step of the next epoch: the state that CHECKPOINT(T) signs is what it begins with.
+
+    Clients count anew from 1.
+    """
+    for entry in core.application.end_epoch():
+        core.output.records.append(SavedEntry(entry))
+    core.execution.clients.forget_all()
+    core.execution.epoch = core.cluster.epoch + 1
+    core.execution.configuration = ending.configuration
+    core.emit("epoch_ended", epoch=core.cluster.epoch, sequence=ending.sequence)
 
 
 def _apply(core: Core, sequence: int, ordered: OrderedRequest, *, request: Request) -> None:
@@ -78,6 +105,8 @@ def _apply(core: Core, sequence: int, ordered: OrderedRequest, *, request: Reque
     )
     for entry in applied.entries:
         core.output.records.append(SavedEntry(entry))
+    if applied.successor:
+        _decide_end(core, sequence, applied.successor)
     core.output.executed.append(ExecutedRequest(sequence, ordered.signed, request, applied))
     core.reply(
         Reply(

@@ -1,8 +1,7 @@
 """Who takes part and by which rules: the genesis, whose digest is the cluster's identity.
 
-Nothing that may differ between machines is in it: no address, no path, no local setting. The
-cluster id is computed once from the encoded genesis; a later change of members raises `epoch`
-and leaves the id as it is.
+Nothing that may differ between machines is in it: no address, no path, no local setting. A later
+change of members begins an epoch: a genesis of its own, with its ancestry (docs/decisions/0058).
 """
 
 import hashlib
@@ -10,7 +9,14 @@ from typing import Annotated, Self
 
 import msgspec
 
-from pbft.messages import BODY_BYTES_MAX, PAYLOAD_BYTES_MAX, REQUEST_BYTES_MAX, Name
+from pbft.messages import (
+    BODY_BYTES_MAX,
+    PAYLOAD_BYTES_MAX,
+    REQUEST_BYTES_MAX,
+    Digest,
+    Name,
+    Number,
+)
 from pbft.quorums import Quorums, quorums_for
 
 FORMAT_VERSION = 1
@@ -59,15 +65,52 @@ class Genesis(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     application: bytes
 
 
-class Cluster:
-    """The genesis and what follows from it: thresholds, keys, roles, the cluster id."""
+def vacant_key(name: str) -> bytes:
+    """The public key of the replica of that name, if it has no owner: nobody has its private key.
 
-    def __init__(self, genesis: Genesis) -> None:
+    It follows from the name, so everybody sees that it is nobody's.
+    """
+    return hashlib.sha256(b"pbft-ci vacant seat\0" + name.encode()).digest()
+
+
+class Ancestry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What a later epoch begins with.
+
+    lineage: the id of the cluster of epoch 0. epoch: the number of this one. previous: the id of
+    the cluster before. sequence: T, the last sequence number of that one; state: the digest of the
+    replicated state there.
+    """
+
+    lineage: Digest
+    epoch: Annotated[int, msgspec.Meta(ge=1, le=2**32)]
+    previous: Digest
+    sequence: Number
+    state: Digest
+
+
+class Cluster:
+    """The genesis and what follows from it: thresholds, keys, roles, the cluster id.
+
+    ancestry: of an epoch that continues another one; None for epoch 0.
+    """
+
+    def __init__(self, genesis: Genesis, ancestry: Ancestry | None = None) -> None:
         _check(genesis)
         self.genesis = genesis
+        self.ancestry = ancestry
         self.encoded: bytes = msgspec.msgpack.encode(genesis)
-        self.id: bytes = hashlib.sha256(b"pbft-ci genesis\0" + self.encoded).digest()
-        self.epoch = 0
+        # Without the ancestry: what operators agree on before T and the state there are known.
+        self.configuration: bytes = hashlib.sha256(b"pbft-ci genesis\0" + self.encoded).digest()
+        # It stands in each signature, so nothing of one epoch counts in another.
+        self.id: bytes = self.configuration
+        if ancestry is not None:
+            encoded = msgspec.msgpack.encode((self.configuration, ancestry))
+            self.id = hashlib.sha256(b"pbft-ci epoch\0" + encoded).digest()
+        self.epoch: int = 0 if ancestry is None else ancestry.epoch
+        # The id of the cluster of epoch 0, for ever: build ids, ledger and statements have it.
+        self.lineage: bytes = self.id if ancestry is None else ancestry.lineage
+        # The sequence number after which this epoch's numbers begin.
+        self.begins_after: int = 0 if ancestry is None else ancestry.sequence
         self.quorums: Quorums = quorums_for(len(genesis.replicas))
         # The payload of a right NEW-VIEW has no more; a larger one is refused.
         self.new_view_bytes_max: int = new_view_bytes(genesis, genesis.window)
@@ -111,6 +154,29 @@ class Cluster:
     def primary(self, view: int) -> int:
         """p = v mod n (OSDI'99, 4)."""
         return view % self.quorums.replicas
+
+    @property
+    def ancestors(self) -> tuple[bytes, ...]:
+        """The ids of earlier epochs that are known here: the one before, and the lineage."""
+        ancestry = self.ancestry
+        return () if ancestry is None else (ancestry.previous, ancestry.lineage)
+
+    def is_checkpoint(self, sequence: int) -> bool:
+        """Whether a checkpoint is taken at this number: each K-th of this epoch (4.3)."""
+        return (sequence - self.begins_after) % self.genesis.checkpoint_interval == 0
+
+    def checkpoint_from(self, sequence: int) -> int:
+        """The first checkpoint at or above this number."""
+        interval = self.genesis.checkpoint_interval
+        return sequence + -(sequence - self.begins_after) % interval
+
+    def succeeded_by(self, genesis: Genesis, sequence: int, state: bytes) -> "Cluster":
+        """The cluster that follows this one, which ended at that number with that state (digest).
+
+        Raises InvalidGenesis.
+        """
+        ancestry = Ancestry(self.lineage, self.epoch + 1, self.id, sequence, state)
+        return Cluster(genesis, ancestry)
 
 
 def new_view_bytes(genesis: Genesis, window: int) -> int:

@@ -60,11 +60,13 @@ KEPT_REQUESTS_MAX = 32
 def on_request(core: Core, message: Request, signed: Signed) -> Refusal | None:
     """A client's REQUEST (4.1).
 
-    Accepted if: the signature is the client's; the number is not executed yet, else the kept
-    answer is sent again; and the number is within the client's window.
+    Accepted if: the signature is the client's; this epoch goes on; the number is not executed yet,
+    else the kept answer is sent again; and the number is within the client's window.
     """
     if refusal := core.authenticator.check(signed, message):
         return refusal
+    if core.has_ended:
+        return Refusal("this epoch has ended: ask in the next one")
     if core.is_diverged:
         return Refusal("no answers while diverged")
     if core.execution.clients.was_executed(message.client, message.timestamp):

@@ -36,7 +36,9 @@ class Applied(msgspec.Struct, frozen=True):
     """What applying one operation gave.
 
     `kind`, `subject`, `result` go into the reply; `entries` are appended to the application's
-    ledger, in order; `deferred` are the later replies to earlier requests.
+    ledger, in order; `deferred` are the later replies to earlier requests. `successor`: the
+    configuration (`Cluster.configuration`, 32 bytes) of the next epoch, if this operation decides
+    that there will be one; else empty. It is given once in an epoch.
     """
 
     kind: str
@@ -44,6 +46,7 @@ class Applied(msgspec.Struct, frozen=True):
     result: bytes = b""
     entries: tuple["Entry", ...] = ()
     deferred: tuple[DeferredReply, ...] = ()
+    successor: bytes = b""
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True):
@@ -72,6 +75,13 @@ class Application(Protocol):
         """Whether nobody waits for what these requests, ordered together now, would bring about.
 
         Only a primary asks, about when it orders them: it changes nothing, and replicas may differ.
+        """
+
+    def end_epoch(self) -> tuple["Entry", ...]:
+        """The last number of this epoch was executed: end what cannot go on in the next one.
+
+        The entries are appended to the ledger, in order. Nobody is answered: clients ask again in
+        the next epoch, with the numbers 1, 2, 3 ... anew.
         """
 
     def parts(self) -> dict[str, bytes]:

@@ -48,7 +48,7 @@ def ask(core: Core) -> None:
     It names our last stable checkpoint. Where that is too old for it to count, the others prove a
     newer one to us in answer to the STATUS, and it is sent again once we have that state.
     """
-    if core.is_recovering and not _is_executed(core):
+    if core.is_recovering and not _is_executed(core) and not core.has_ended:
         core.broadcast(core.sign(Recover(core.recovery.nonce, core.index, core.low)))
 
 
@@ -72,11 +72,13 @@ def _is_executed(core: Core) -> bool:
 def on_recover(core: Core, message: Recover, signed: Signed) -> Refusal | None:
     """A replica's RECOVER.
 
-    Accepted if the signature holds, and it would count as the next request that is executed
-    (`Core.recover_refusal`). One per replica is kept, to be ordered.
+    Accepted if the signature holds, this epoch goes on, and it would count as the next request that
+    is executed (`Core.recover_refusal`). One per replica is kept, to be ordered.
     """
     if refusal := core.authenticator.check(signed, message):
         return refusal
+    if core.has_ended:
+        return Refusal("this epoch has ended: nothing of it is voted on any more")
     if refusal := core.recover_refusal(message, core.executed + 1):
         return refusal
     core.recovery.requests[message.replica] = signed
@@ -97,17 +99,12 @@ def drop_unwanted(core: Core) -> None:
 
 def is_null_wanted(core: Core) -> bool:
     """Whether the primary owes null requests: some T lies above what is ordered."""
-    if not core.execution.recoveries:
-        return False
-    recoveries = core.execution.recoveries.values()
-    return any(done.voting_from >= core.proposer.next_sequence for done in recoveries)
+    return any(number >= core.proposer.next_sequence for number in core.awaited_checkpoints())
 
 
 def are_nulls_owed(core: Core) -> bool:
     """Whether some T is not executed yet, so that the primary's null requests are waited for."""
-    if not core.execution.recoveries:
-        return False
-    return any(done.voting_from > core.executed for done in core.execution.recoveries.values())
+    return any(number > core.executed for number in core.awaited_checkpoints())
 
 
 def drop_void(core: Core) -> None:

@@ -4,7 +4,7 @@ No clock, no IO: `now` is seconds of any monotonic clock, and the order of the O
 what the shell must keep (ports.Output). This is the only module that calls the parts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pbft import (
     catch_up,
@@ -60,8 +60,14 @@ class Replica:
         application: Application,
         *,
         settings: Settings | None = None,
+        begin: Mapping[str, bytes] | None = None,
     ) -> None:
+        """begin: the parts of the state that the epoch begins with; None in epoch 0, whose state is
+        the application's own. Whoever read them has held them against `Ancestry.state`."""
         self.core = Core(identity, verify, application, settings=settings or Settings())
+        if begin is not None:
+            restoring.begin_epoch(self.core, begin)
+        assert (begin is None) == (identity.cluster.ancestry is None)
 
     # --- the surface ----------------------------------------------------------------------------
 
@@ -256,7 +262,7 @@ class Replica:
             timers.on_progress(self.core)
             recovery.drop_void(self.core)
             recovery.drop_unwanted(self.core)
-            if executed % self.core.interval == 0:
+            if self.core.cluster.is_checkpoint(executed):
                 checkpoint.take(self.core, executed)
                 self._stabilise(executed)
 
@@ -289,7 +295,7 @@ class Replica:
             core.transfers.current = None  # meanwhile we came further by ourselves
             return
         parts = state_transfer.adopt(core)
-        checkpoint.restore_state(core, parts)
+        checkpoint.restore_state(core, certificate.sequence, parts)
         checkpoint.adopt_stable(core, certificate, parts)
         state_transfer.forget_executed(core)
         recovery.drop_unwanted(core)

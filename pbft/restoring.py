@@ -4,7 +4,7 @@ The rule: nothing is decided anew. What was executed is executed again, from the
 were saved with it, and must come to the same; what was said stands in its slot again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pbft.certificates import (
     CheckedViewChange,
@@ -51,7 +51,7 @@ def restore(core: Core, records: Sequence[Record], bodies: dict[bytes, bytes]) -
 
     records: in order, without bodies and ledger entries; bodies: by digest.
     """
-    assert core.executed == 0
+    assert core.executed == core.cluster.begins_after
     for record in records:
         if isinstance(record, CheckpointRecord):
             _restore_stable(core, record)
@@ -75,8 +75,21 @@ def restore(core: Core, records: Sequence[Record], bodies: dict[bytes, bytes]) -
                 core.proposer.proposed.update(ordered.key for ordered in batch.requests)
 
 
+def begin_epoch(core: Core, parts: Mapping[str, bytes]) -> None:
+    """Bring a new core to the beginning of an epoch that continues another one.
+
+    parts: of the state that the one before ended with, as the ancestry names it.
+    """
+    assert core.cluster.ancestry is not None
+    assert state_digest(parts) == core.cluster.ancestry.state
+    restore_state(core, core.cluster.begins_after, parts)
+    assert not core.has_ended, "the state is of another epoch"
+    assert core.execution.configuration == core.cluster.configuration
+    core.checkpoints.stable_parts = dict(parts)
+
+
 def _restore_stable(core: Core, record: CheckpointRecord) -> None:
-    restore_state(core, record.parts)
+    restore_state(core, record.sequence, record.parts)
     core.execution.executed = record.sequence
     for signed in record.certificate:
         message = core.authenticator.read(signed)
@@ -191,7 +204,7 @@ def _restore_executed(core: Core, record: Executed, bodies: dict[bytes, bytes]) 
         raise DamagedRecords(f"sequence number {record.sequence} was executed out of order")
     _restore_batch(slot, record.digest, bodies)
     apply_batch(core, slot, slot.batches[record.digest])
-    if record.sequence % core.interval == 0:
+    if core.cluster.is_checkpoint(record.sequence):
         take(core, record.sequence)
 
 

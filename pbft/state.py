@@ -8,7 +8,6 @@ against that, and lists the few that one part makes in the name of another.
 import msgspec
 
 from pbft.certificates import (
-    GENESIS_CERTIFICATE,
     CheckedViewChange,
     CheckpointVotes,
     StableCertificate,
@@ -65,11 +64,11 @@ class CheckpointState(msgspec.Struct):
     # The CHECKPOINTs of all replicas above the stable one.
     votes: CheckpointVotes
     # The certificate of the last stable checkpoint that is ours.
-    stable: StableCertificate = GENESIS_CERTIFICATE
+    stable: StableCertificate
+    # The newest certificate of a state that is above ours, or that ours differs from.
+    certified: StableCertificate
     # The replicated state at `stable`.
     stable_parts: dict[str, bytes] = {}
-    # The newest certificate of a state that is above ours, or that ours differs from.
-    certified: StableCertificate = GENESIS_CERTIFICATE
     # By sequence number, until one at or above is stable: (digest, parts) of our own state.
     snapshots: dict[int, tuple[bytes, dict[str, bytes]]] = {}
     # Whether our state is not the certified one.
@@ -80,7 +79,7 @@ class ProposerState(msgspec.Struct):
     """What a primary orders next (OSDI'99, 4.2). Written by normal_case."""
 
     # The next sequence number that a primary gives.
-    next_sequence: int = 1
+    next_sequence: int
     # (client, timestamp) of the requests that are in a batch and not executed yet.
     proposed: set[tuple[str, int]] = set()
     # The client that was served last.
@@ -100,6 +99,15 @@ class Recovery(msgspec.Struct, frozen=True, array_like=True):
     voting_from: int
 
 
+class Ending(msgspec.Struct, frozen=True, array_like=True):
+    """Where this epoch ends, as its change of members decided. Part of the replicated state."""
+
+    # T, the last sequence number: the first checkpoint at least L above the change.
+    sequence: int
+    # Of the next epoch (`Cluster.configuration`).
+    configuration: bytes
+
+
 class RecoveryState(msgspec.Struct):
     """Recoveries that are not executed yet. Written by recovery."""
 
@@ -117,7 +125,13 @@ class ExecutionState(msgspec.Struct):
     # What each client had executed.
     clients: ClientTable
     # The last sequence number that was executed.
-    executed: int = 0
+    executed: int
+    # The epoch that the state belongs to: from the last number of this one on, the next.
+    epoch: int
+    # The configuration of that epoch; empty in epoch 0, whose states do not name it.
+    configuration: bytes
+    # Of this epoch; None if no end is decided.
+    ending: Ending | None = None
     # By replica, its last RECOVER that counted.
     recoveries: dict[int, Recovery] = {}
 

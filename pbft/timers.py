@@ -55,8 +55,9 @@ def _with_recoveries(core: Core, are_nulls_owed: bool) -> dict[str, int]:
         timed[RECOVERY + signed.signer] = RECOVER_NUMBER
     if are_nulls_owed:
         timed[RECOVERY] = core.executed + 1
-        ends = (done.voting_from for done in core.execution.recoveries.values())
-        timed[NULLS] = min(end for end in ends if end > core.executed)
+        timed[NULLS] = min(
+            number for number in core.awaited_checkpoints() if number > core.executed
+        )
     return timed
 
 
@@ -181,7 +182,8 @@ def deadline(core: Core) -> float:
 
 def _monitors_primary(core: Core) -> bool:
     is_behind = core.checkpoints.certified.sequence > core.executed
-    return core.is_voting and core.transfers.current is None and not is_behind
+    is_needed = core.is_voting and not core.has_ended
+    return is_needed and core.transfers.current is None and not is_behind
 
 
 def _forward(core: Core, client: str, timestamp: int) -> None:

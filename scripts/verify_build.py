@@ -181,7 +181,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def read_trust(file: Path) -> dict[str, Any]:
-    """The trusted keys: {"format", "cluster", "faults_max", "replicas": {name: hex}}."""
+    """The trusted keys: {"format", "cluster", "faults_max", "replicas": {name: hex}}; of a later
+    epoch also its number as `epoch` and its id as `instance`."""
     trust = read_json(read_file(file, TRUST_BYTES_MAX), str(file))
     if (found := trust.get("format")) != TRUST_FORMAT:
         what = f"has format {found}" if isinstance(found, int) else "is no trust file"
@@ -194,13 +195,22 @@ def read_trust(file: Path) -> dict[str, Any]:
         raise Invalid(f"{file}: `replicas` or `cluster` is missing")
     if type(faults_max) is not int or not 0 <= 3 * faults_max < len(replicas):
         raise Invalid(f"{file}: `faults_max` does not go with {len(replicas)} replicas")
+    epoch, instance = trust.get("epoch", 0), trust.get("instance")
+    if type(epoch) is not int or epoch < 0 or isinstance(instance, str) is not (epoch > 0):
+        raise Invalid(f"{file}: `epoch` and `instance` do not go together")
     try:
         keys = {name: bytes.fromhex(key) for name, key in replicas.items()}
     except (TypeError, ValueError) as error:
         raise Invalid(f"{file}: a key is not hexadecimal") from error
     if any(len(key) != 32 for key in keys.values()) or len(set(keys.values())) != len(keys):
         raise Invalid(f"{file}: each replica needs a key of its own, of 32 bytes")
-    return {"cluster": trust["cluster"], "faults_max": faults_max, "replicas": keys}
+    return {
+        "cluster": trust["cluster"],
+        "epoch": epoch,
+        "instance": instance,
+        "faults_max": faults_max,
+        "replicas": keys,
+    }
 
 
 def verify_signatures(file: Path, trust: dict[str, Any], threshold: int) -> tuple[bytes, list[str]]:
@@ -260,7 +270,8 @@ def verify_statement(
             "tests": verdict.get("tests"),
             "cases": case_lines(predicate),
         }
-        cluster = verdict["clusterId"]
+        cluster, epoch = verdict["clusterId"], verdict["epoch"]
+        instance = verdict.get("instance")
         is_ours = is_right_predicate(statement["predicateType"], said)
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise Invalid(f"the statement lacks {error}") from error
@@ -268,6 +279,13 @@ def verify_statement(
         raise Invalid("not an in-toto v1 statement with a test result or an outcome")
     if cluster != trust["cluster"]:
         raise Invalid("the statement is of another cluster")
+    if type(epoch) is not int or epoch > trust["epoch"]:
+        raise Invalid(
+            f"the statement is of epoch {epoch}, and the trust file of epoch {trust['epoch']}; take"
+            " the newer trust file"
+        )
+    if epoch and epoch == trust["epoch"] and instance != trust["instance"]:
+        raise Invalid("the statement is of another cluster that continues the same one")
     if options.commit is not None and options.commit.lower() not in commits:
         raise Invalid(f"it is about {', '.join(commits) or 'no commit'}, not {options.commit}")
     for name, wanted in (

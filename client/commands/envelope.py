@@ -498,12 +498,16 @@ def _trust(options: argparse.Namespace) -> int:
 def trust_of(cluster: Cluster) -> dict[str, object]:
     """What scripts/verify_build.py has to trust: the replicas' keys, and how many may lie.
 
+    `cluster` is the lineage, as statements name it. `epoch` and `instance` say whose keys they are.
     `keys` has the same once more, as other people's verifiers take it: by the key ids that are in
     the envelopes, as securesystemslib reads them, and in PEM.
     """
+    # left out in epoch 0, so that its file stays what it was
+    epoch = {"epoch": cluster.epoch, "instance": cluster.id.hex()} if cluster.epoch else {}
     return {
         "format": TRUST_FORMAT,
-        "cluster": cluster.id.hex(),
+        "cluster": cluster.lineage.hex(),
+        **epoch,
         "faults_max": cluster.quorums.faults_max,
         "replicas": {member.name: member.public_key.hex() for member in cluster.genesis.replicas},
         "keys": {

@@ -14,7 +14,9 @@ from ci.ledger import (
     LateBallotEntry,
     LimitsEntry,
     MalformedEntry,
+    MembersEntry,
     NoteEntry,
+    SupersededEntry,
     VerdictEntry,
     by_whom,
     decode_entry,
@@ -69,7 +71,7 @@ async def _ledger(options: argparse.Namespace) -> int:
     if not options.verify:
         for entry in entries:
             print(f"{entry.index:6}  {entry.head.hex()[:12]}  {_line(entry)}")
-    head = entries[-1].head if entries else genesis_head(cluster.id)
+    head = entries[-1].head if entries else genesis_head(cluster.lineage)
     there_are = counted(len(entries), "entry", "entries")
     if reason is not None:
         print(f"{name}: the chain of {there_are} is BROKEN: {reason}")
@@ -91,7 +93,7 @@ async def first_ledger(nodes: Nodes, names: tuple[str, ...]) -> tuple[str, list[
 
 def chain_break(entries: list[Entry], cluster: Cluster) -> str | None:
     """Where and why a whole ledger's chain does not hold; None: it holds. Pure."""
-    broken = verify_chain(entries, genesis_head(cluster.id))
+    broken = verify_chain(entries, genesis_head(cluster.lineage))
     return None if broken is None else f"at entry {broken.index}: {broken.reason}"
 
 
@@ -140,7 +142,7 @@ def report_proof(
     if isinstance(proved, Refusal):
         print(f"{name}: the certificate proves nothing: {log_text(proved.reason)}")
         return EXIT_NOT_PASSED
-    heads = [genesis_head(cluster.id), *(entry.head for entry in entries)]
+    heads = [genesis_head(cluster.lineage), *(entry.head for entry in entries)]
     if proved.index >= len(heads):
         print(f"{name}: entry {proved.index} is certified, and the last one here is {len(entries)}")
         return EXIT_NOT_PASSED
@@ -180,6 +182,12 @@ def _line(entry: Entry) -> str:
         case LimitsEntry():
             by = ", ".join(log_text(approval.operator) for approval in body.approvals)
             return f"limits       {body.serial:12}  after sequence number {body.since}, by {by}"
+        case MembersEntry():
+            by = ", ".join(log_text(approval.operator) for approval in body.approvals)
+            names = ", ".join(log_text(member.name) for member in body.replicas)
+            return f"members      {body.epoch:12}  {names}, by {by}"
+        case SupersededEntry():
+            return f"superseded   {body.build[:12]}  by the next epoch"
         case AppendEntry():
             return f"append       {body.length:12}  {escape_controls(body.text)}"
 

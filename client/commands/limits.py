@@ -6,25 +6,24 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
 from ci.admission import room_refusal
 from ci.limits import Limits, encode_limits, shown_limits
-from ci.operations import ApproveLimits, Operation, ProposeLimits, WithdrawLimits
+from ci.operations import ApproveLimits, ProposeLimits, WithdrawLimits
 from ci.seats import seats_of, seats_with_operators
 from client.commands.gateway_client import run
 from client.commands.operator_request import (
-    NotAsked,
+    Operator,
     OperatorAnswer,
-    operator_name,
-    order_as_operator,
+    ask_whether,
+    operator_of,
+    order,
 )
 from client.commands.outcome import (
     EXIT_DONE,
     EXIT_NO_ANSWER,
-    EXIT_NOT_PASSED,
     EXIT_WRONG,
     CommandFailed,
 )
@@ -37,10 +36,9 @@ from client.commands.targets import (
 )
 from client.network.nodes import NodeFailed, Nodes, NotThere
 from client.network.served_limits import AgreedLimits, ServedLimits, ServedProposal, agree
-from common.configuration.config import OPERATOR_ROLE, ConfigError
+from common.configuration.config import ConfigError
 from common.configuration.config_reader import read_struct
-from common.configuration.keys import SigningKey
-from common.configuration.passphrase import passphrase_flag, unlock_key
+from common.configuration.passphrase import passphrase_flag
 from common.english import counted
 from common.safe_text import escape_controls
 from common.web.peers import Peers
@@ -52,15 +50,6 @@ UNTIL_AFTER = 100_000
 FILE_BYTES_MAX = 256 * 1024
 DIGEST_CHARACTERS = 64
 _COMMAND_LINE = Path("the command line")
-
-
-class _Operator(NamedTuple):
-    """An operator with its key, and whom it asks."""
-
-    name: str
-    key: SigningKey
-    cluster: Cluster
-    replicas: Peers
 
 
 def add(commands: Commands, common: argparse.ArgumentParser) -> None:
@@ -165,7 +154,7 @@ async def _pending(options: argparse.Namespace) -> int:
 
 
 async def _propose(options: argparse.Namespace) -> int:
-    operator = _operator(options)
+    operator = operator_of(options)
     cluster = operator.cluster
     said = await _ask_before_signing(operator)
     agreed = _agreed(cluster, said)
@@ -189,64 +178,36 @@ async def _propose(options: argparse.Namespace) -> int:
         )
     _print_table(agreed.limits, limits)
     print(f"change {agreed.serial + 1}; it can be approved up to sequence number {until}")
-    _ask_whether(options, "propose it?", "not proposed")
+    ask_whether(options, "propose it?", "not proposed")
     operation = ProposeLimits(agreed.serial + 1, until, encode_limits(limits))
-    answer = await _order(operator, operation)
+    answer = await order(operator, operation)
     print(f"proposed by {operator.name}: {answer.subject.hex()}")
     _print_progress(answer, agreed.serial + 1)
     return EXIT_DONE
 
 
 async def _approve(options: argparse.Namespace) -> int:
-    operator = _operator(options)
+    operator = operator_of(options)
     said = await _ask_before_signing(operator)
     agreed = _agreed(operator.cluster, said)
     proposal = _find(agreed, options.proposal)
     _check_known(said, proposal.limits)
     _print_proposal(operator.cluster, agreed, proposal)
-    _ask_whether(options, "approve it?", "not approved")
-    answer = await _order(operator, ApproveLimits(bytes.fromhex(proposal.digest)))
+    ask_whether(options, "approve it?", "not approved")
+    answer = await order(operator, ApproveLimits(bytes.fromhex(proposal.digest)))
     print(f"approved by {operator.name}: {proposal.digest}")
     _print_progress(answer, proposal.serial)
     return EXIT_DONE
 
 
 async def _withdraw(options: argparse.Namespace) -> int:
-    operator = _operator(options)
+    operator = operator_of(options)
     agreed = _agreed(operator.cluster, await _ask_all(operator.replicas))
     proposal = _find(agreed, options.proposal)
-    await _order(operator, WithdrawLimits(bytes.fromhex(proposal.digest)))
+    await order(operator, WithdrawLimits(bytes.fromhex(proposal.digest)))
     what = "the proposal" if proposal.proposer == operator.name else "its approval of"
     print(f"{operator.name} withdrew {what} {proposal.digest}")
     return EXIT_DONE
-
-
-def _operator(options: argparse.Namespace) -> _Operator:
-    """Who has the key of --operator-key. Raises ConfigError, CommandFailed."""
-    key = unlock_key(options.operator_key, options.passphrase_file)
-    cluster, replicas = cluster_and_replicas(options, key)
-    try:
-        name = operator_name(cluster, key, OPERATOR_ROLE)
-    except NotAsked as error:
-        raise CommandFailed(str(error), EXIT_WRONG) from error
-    if not seats_of(cluster, [name]):
-        raise CommandFailed(
-            f"{name} stands for no replica in the cluster file (operates), so it has no say",
-            EXIT_WRONG,
-        )
-    return _Operator(name, key, cluster, replicas)
-
-
-async def _order(operator: _Operator, operation: Operation) -> OperatorAnswer:
-    """What the network answered. Raises CommandFailed, also where it refused."""
-    answer = await order_as_operator(
-        operator.cluster, operator.key, operator.replicas, operation=operation
-    )
-    if answer.reason is not None:
-        raise CommandFailed(
-            f"the network refused: {escape_controls(answer.reason)}", EXIT_NO_ANSWER
-        )
-    return answer
 
 
 async def _ask_all(replicas: Peers) -> dict[str, ServedLimits | NodeFailed]:
@@ -262,7 +223,7 @@ async def _ask_all(replicas: Peers) -> dict[str, ServedLimits | NodeFailed]:
     return said
 
 
-async def _ask_before_signing(operator: _Operator) -> dict[str, ServedLimits | NodeFailed]:
+async def _ask_before_signing(operator: Operator) -> dict[str, ServedLimits | NodeFailed]:
     """What each replica says. Raises CommandFailed if one does not know the operation.
 
     It would refuse what the others execute, and come to another state.
@@ -406,14 +367,3 @@ def _print_progress(answer: OperatorAnswer, serial: int) -> None:
         f"approved for {progress['approved']} of the {counted(progress['needed'], 'replica')}"
         f" needed; other operators approve it with: limits approve {answer.subject.hex()[:12]}"
     )
-
-
-def _ask_whether(options: argparse.Namespace, question: str, refused: str) -> None:
-    """Raises CommandFailed where it is not to be, or nobody can be asked."""
-    sys.stdout.flush()
-    if options.yes:
-        return
-    if not sys.stdin.isatty():
-        raise CommandFailed("no terminal to ask for confirmation; add --yes", EXIT_WRONG)
-    if input(f"{question} [y/N] ").strip().lower() not in ("y", "yes"):
-        raise CommandFailed(refused, EXIT_NOT_PASSED)

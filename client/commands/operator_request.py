@@ -5,20 +5,33 @@ greatest of the low timestamps that `strong` replicas name is one that a correct
 reached, so all up to it is used; from there numbers are tried one after the other.
 """
 
+import argparse
 import asyncio
 import contextlib
+import sys
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 
 from ci.operations import Operation, encode_operation
-from client.commands.outcome import EXIT_TOO_LATE, CommandFailed
+from ci.seats import seats_of
+from client.commands.outcome import (
+    EXIT_NO_ANSWER,
+    EXIT_NOT_PASSED,
+    EXIT_TOO_LATE,
+    EXIT_WRONG,
+    CommandFailed,
+)
+from client.commands.targets import cluster_and_replicas
 from client.gateway.answers import used_up_to
 from client.network.nodes import NodeFailed, Nodes
 from common.configuration.config import OPERATOR_ROLE
 from common.configuration.keys import SigningKey, verify
+from common.configuration.passphrase import unlock_key
 from common.english import counted, plural
 from common.links.link import Inbox, Links
+from common.safe_text import escape_controls
 from common.web.peers import Peers
 from pbft.authentication import Identity, without_relayed
 from pbft.client import Accepted, Client, ClientOutput, make_request
@@ -71,6 +84,54 @@ async def order_as_operator(
         raise CommandFailed(
             f"the replicas did not agree within {OPERATOR_TIMEOUT_SECONDS:g} s", EXIT_TOO_LATE
         ) from error
+
+
+class Operator(NamedTuple):
+    """An operator who stands for replicas, with its key, and whom it asks."""
+
+    name: str
+    key: SigningKey
+    cluster: Cluster
+    replicas: Peers
+
+
+def operator_of(options: argparse.Namespace) -> Operator:
+    """Who has the key of --operator-key. Raises ConfigError, CommandFailed."""
+    key = unlock_key(options.operator_key, options.passphrase_file)
+    cluster, replicas = cluster_and_replicas(options, key)
+    try:
+        name = operator_name(cluster, key, OPERATOR_ROLE)
+    except NotAsked as error:
+        raise CommandFailed(str(error), EXIT_WRONG) from error
+    if not seats_of(cluster, [name]):
+        raise CommandFailed(
+            f"{name} stands for no replica in the cluster file (operates), so it has no say",
+            EXIT_WRONG,
+        )
+    return Operator(name, key, cluster, replicas)
+
+
+async def order(operator: Operator, operation: Operation) -> OperatorAnswer:
+    """What the network answered. Raises CommandFailed, also where it refused."""
+    answer = await order_as_operator(
+        operator.cluster, operator.key, operator.replicas, operation=operation
+    )
+    if answer.reason is not None:
+        raise CommandFailed(
+            f"the network refused: {escape_controls(answer.reason)}", EXIT_NO_ANSWER
+        )
+    return answer
+
+
+def ask_whether(options: argparse.Namespace, question: str, refused: str) -> None:
+    """Raises CommandFailed where it is not to be, or nobody can be asked."""
+    sys.stdout.flush()
+    if options.yes:
+        return
+    if not sys.stdin.isatty():
+        raise CommandFailed("no terminal to ask for confirmation; add --yes", EXIT_WRONG)
+    if input(f"{question} [y/N] ").strip().lower() not in ("y", "yes"):
+        raise CommandFailed(refused, EXIT_NOT_PASSED)
 
 
 async def used_numbers(cluster: Cluster, nodes: Nodes, name: str) -> int:

@@ -257,7 +257,7 @@ class Answers:
 
     def _take_in_verdict(self, row: OutboxRow, answer: Accepted) -> list[Effect]:
         """Accepted if the statement is about the build that was asked for, in this cluster."""
-        verdict = accepted_verdict(answer.result, self._cluster.id, row.build)
+        verdict = accepted_verdict(answer.result, self._cluster, row.build)
         if verdict is None or answer.subject != row.build:
             # Only more faulty replicas than the cluster tolerates can agree on such an answer.
             _log.error("build %s: the verdict names another build", row.build.hex()[:12])

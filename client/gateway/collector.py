@@ -180,7 +180,7 @@ class Collector:
             delay = min(2 * delay, AGAIN_SECONDS_MAX)
         assert record is not None
         assert record.statement is not None
-        verdict = accepted_verdict(record.statement, self._cluster.id, build)
+        verdict = accepted_verdict(record.statement, self._cluster, build)
         assert verdict is not None, "the archive holds accepted statements only"
         return verdict
 

@@ -276,7 +276,7 @@ class Gateway:
         StorageFailed."""
         assert request.delivery is not None, "only a delivery's build can be found again"
         operation = request.operation(bytes(32))
-        await self.cancel(submitted_build_id(self._cluster.id, self._name, operation), reason)
+        await self.cancel(submitted_build_id(self._cluster.lineage, self._name, operation), reason)
 
     async def rebuild(
         self, build: bytes, *, is_cold: bool = False, actor: Actor | None = None

@@ -110,7 +110,7 @@ class WriteApplier:
 
     def _id_of(self, write: AddBuild) -> Callable[[BuildRequest], bytes]:
         return lambda request: submitted_build_id(
-            self._cluster.id, self._name, request.operation(write.identity)
+            self._cluster.lineage, self._name, request.operation(write.identity)
         )
 
     def _change(self, write: CancelWrite | ApproveWrite | AddNote) -> ChangeRefused | None:

@@ -110,7 +110,7 @@ class LedgerCheck:
         self._limits = limits
         self._nodes = nodes
         self._index = 0
-        self._heads = [genesis_head(cluster.id)]  # after entries 0, 50, 100 ...
+        self._heads = [genesis_head(cluster.lineage)]  # after entries 0, 50, 100 ...
         self._head = self._heads[0]
         self.history = DissentHistory()
         self.changes = SignedChanges()

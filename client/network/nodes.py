@@ -18,6 +18,7 @@ from ci.provenance import LINE_BYTES_MAX
 from ci.statement import ENVELOPE_BYTES_MAX
 from client.network.node_status import NodeStatus
 from client.network.served_limits import ServedLimits
+from client.network.served_members import ServedMembers
 from common.english import counted
 from common.git_commits import COMMITS_BYTES_MAX, CommitFacts, WrongCommits, read_commits
 from common.log_pieces import ServedPiece, read_piece
@@ -46,6 +47,8 @@ ARTIFACT_BYTES_PER_SECOND_MIN = 1024 * 1024
 # A node gives 256 KiB at a time.
 LOG_PIECE_BYTES_MAX = 1024 * 1024
 STATUS_BYTES_MAX = 1024 * 1024
+# a proposal of each of some hundred operators
+MEMBERS_BYTES_MAX = 16 * 1024 * 1024
 BUILD_BYTES_MAX = 4 * 1024 * 1024
 # A node keeps at most 20 MiB of the details of test cases.
 CASES_BYTES_MAX = 21 * 1024 * 1024
@@ -379,6 +382,13 @@ class Nodes:
         bounds = AnswerBounds(STATUS_BYTES_MAX, ANSWER_TIMEOUT_SECONDS)
         return decode_answer(
             await self._get(replica, "/pbft/limits", bounds), ServedLimits, replica
+        )
+
+    async def members(self, replica: str) -> ServedMembers:
+        """GET /pbft/members. Raises NodeFailed; NotThere: its version knows no such changes."""
+        bounds = AnswerBounds(MEMBERS_BYTES_MAX, ANSWER_TIMEOUT_SECONDS)
+        return decode_answer(
+            await self._get(replica, "/pbft/members", bounds), ServedMembers, replica
         )
 
     async def misbehave(self, replica: str, fault: str | None) -> None:

@@ -13,6 +13,7 @@ from ci.ledger import (
     ApproveEntry,
     CancelEntry,
     LimitsEntry,
+    MembersEntry,
     NoteEntry,
     VerdictEntry,
     by_whom,
@@ -27,7 +28,7 @@ def is_change(body: AnyEntry) -> bool:
     """Whether an entry tells what a client changed; of a verdict: on whose behalf."""
     if isinstance(body, VerdictEntry):
         return any(asker.person is not None for asker in body.askers)
-    return isinstance(body, CancelEntry | ApproveEntry | NoteEntry | LimitsEntry)
+    return isinstance(body, CancelEntry | ApproveEntry | NoteEntry | LimitsEntry | MembersEntry)
 
 
 class SignedChange(msgspec.Struct, frozen=True):

@@ -340,14 +340,19 @@ class StorageFailed(Exception):
 class Database:
     """The open file. One process, one thread; nothing is written outside `transaction`."""
 
-    def __init__(self, data_directory: Path, cluster_id: bytes, name: str) -> None:
+    def __init__(
+        self, data_directory: Path, cluster_id: bytes, name: str, *, ancestors: Sequence[bytes] = ()
+    ) -> None:
         """Open or make the file of this client of this cluster in that folder.
 
+        ancestors: ids of clusters that this one continues. A file of one of them is taken over:
+        what was asked and has no answer is asked again, with the numbers 1, 2, 3 ... anew.
         Raises ConfigError: the folder cannot be written, another gateway uses it, or the file is
         damaged, of another cluster or client, not a gateway's, or of a newer format.
         """
         self.file = data_directory / FILE_NAME
         self._owner = (cluster_id, name)
+        self._ancestors = ancestors
         self._listeners: list[Callable[[frozenset[bytes]], None]] = []
         # the builds that the transaction has changed so far
         self._changed: set[bytes] = set()
@@ -464,6 +469,9 @@ class Database:
         """Numbers and signed requests of one cluster mean nothing to another."""
         connection.execute("INSERT OR IGNORE INTO owner VALUES (1, ?, ?)", self._owner)
         owner = connection.execute("SELECT cluster, name FROM owner").fetchone()
+        if owner[0] in self._ancestors and owner[1] == self._owner[1]:
+            self._take_over(connection)
+            return
         if owner != self._owner:
             raise ConfigError.at(
                 self.file,
@@ -472,6 +480,17 @@ class Database:
                 f"{self._owner[1]} in {self._owner[0].hex()[:12]}",
                 "choose another data_directory, or move this one away",
             )
+
+    def _take_over(self, connection: sqlite3.Connection) -> None:
+        """What was signed for the epoch before means nothing in this one."""
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("UPDATE owner SET cluster = ?", (self._owner[0],))
+        connection.execute("UPDATE counter SET next_timestamp = 1")
+        connection.execute(
+            "UPDATE outbox SET state = 'resolved', timestamp = NULL, signed = NULL"
+            " WHERE timestamp IS NOT NULL"
+        )
+        connection.execute("COMMIT")
 
     def _roll_back(self) -> None:
         self._changed.clear()

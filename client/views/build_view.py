@@ -25,6 +25,7 @@ from ci.statement import (
     InvalidStatement,
     StatementView,
     VerdictFields,
+    foreign_reason,
     parse_statement,
 )
 from client.storage.archive import BallotRecord, BuildRecord, ReplyRecord, StateRecord
@@ -39,6 +40,7 @@ from client.views.commit_view import About, CommitView, RequestView, commit_view
 from client.views.differences import Difference, differences_of
 from pbft.authentication import Authenticator
 from pbft.codec import MalformedMessage, decode_request, decode_signed
+from pbft.genesis import Cluster
 from pbft.messages import Request
 
 # What a build's detail says until it is approved; the network has it by then.
@@ -360,13 +362,14 @@ def checked_ballot(
     return operation
 
 
-def accepted_verdict(statement: bytes, cluster_id: bytes, build: bytes) -> VerdictFields | None:
-    """The verdict of a statement about just this build of this cluster; else None."""
+def accepted_verdict(statement: bytes, cluster: Cluster, build: bytes) -> VerdictFields | None:
+    """The verdict of a statement about just this build of this cluster, in its epoch or an earlier
+    one; else None."""
     try:
         verdict = parse_statement(statement).verdict
     except InvalidStatement:
         return None
-    if verdict.build != build.hex() or verdict.cluster_id != cluster_id.hex():
+    if verdict.build != build.hex() or foreign_reason(verdict, cluster) is not None:
         return None
     return verdict
 

@@ -12,7 +12,9 @@ from ci.ledger import (
     LateBallotEntry,
     LimitsEntry,
     MalformedEntry,
+    MembersEntry,
     NoteEntry,
+    SupersededEntry,
     VerdictEntry,
     by_whom,
     decode_entry,
@@ -32,7 +34,7 @@ class EntryView(msgspec.Struct, frozen=True, kw_only=True):
     """One entry."""
 
     index: int
-    # verdict, late ballot, cancel, approve, note, limits, append, or unknown
+    # verdict, late ballot, cancel, approve, note, limits, members, superseded, append, or unknown
     kind: str
     # the head after this entry (hex)
     head: str
@@ -125,6 +127,18 @@ def _told(bare: EntryView, body: AnyEntry) -> EntryView:
                 "by": log_text(by, TEXT_CHARACTERS_MAX),
                 "text": log_text(text, LIMITS_CHARACTERS_MAX),
             }
+        case MembersEntry():
+            names = ", ".join(member.name for member in body.replicas)
+            text = f"epoch {body.epoch}, decided at {body.since}, has the replicas {names}"
+            by = ", ".join(approval.operator for approval in body.approvals)
+            fields = {
+                "kind": "members",
+                "by": log_text(by, TEXT_CHARACTERS_MAX),
+                "text": log_text(text, LIMITS_CHARACTERS_MAX),
+            }
+        case SupersededEntry():
+            text = "not decided before the epoch ended; it is asked for again in the next"
+            fields = {"kind": "superseded", "build": body.build, "text": text}
         case AppendEntry():
             fields = {
                 "kind": "append",

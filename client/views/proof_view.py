@@ -13,6 +13,7 @@ from ci.statement import (
     InvalidStatement,
     StatementView,
     VerdictFields,
+    foreign_reason,
     pae,
     parse_statement,
     submitted_build_id,
@@ -141,7 +142,7 @@ class _Check:
         if submitted is None:
             problem = "it asks for no build"
         else:
-            build = submitted_build_id(self._cluster.id, request.client, submitted)
+            build = submitted_build_id(self._cluster.lineage, request.client, submitted)
             if build.hex() != self._proof.build:
                 problem = "it asks for another build"
         if self._statement is not None and problem is None:
@@ -206,7 +207,7 @@ class _Check:
             return ProofStep("verdict", text, problem=self._wrong, is_checked=False)
         digest = hashlib.sha256(statement).hexdigest()
         problem = None
-        if verdict.build != self._proof.build or verdict.cluster_id != self._cluster.id.hex():
+        if verdict.build != self._proof.build or foreign_reason(verdict, self._cluster):
             problem = "it is about another build or cluster"
         elif verdict.threshold is not None and len(set(verdict.agreeing)) < verdict.threshold:
             problem = "fewer replicas agree than it takes"

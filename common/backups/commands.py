@@ -165,7 +165,7 @@ def _backup(program: BackedUp[Any], options: argparse.Namespace) -> int:
         format=FORMAT_VERSION,
         kind=program.kind,
         name=config.name,
-        cluster=cluster.id.hex(),
+        cluster=cluster.lineage.hex(),
         version=VERSION,
         made_at=now.isoformat(timespec="seconds"),
     )
@@ -278,11 +278,11 @@ def _cluster_config(config: NodeConfig | ClientConfig, backup: Backup) -> Cluste
 
 def _check_cluster(file: Path, backup: Backup) -> None:
     _, cluster = read_cluster(file)
-    if cluster.id.hex() != backup.header.cluster:
+    if cluster.lineage.hex() != backup.header.cluster:
         raise BackupRefused(
             backup.file,
             f"is of the cluster {backup.header.cluster[:16]}..., and {file} is"
-            f" {cluster.id.hex()[:16]}...",
+            f" {cluster.lineage.hex()[:16]}...",
         )
 
 

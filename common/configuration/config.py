@@ -9,7 +9,7 @@ import ipaddress
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeVar
 
 import msgspec
 
@@ -32,7 +32,16 @@ from common.repositories.repository_config import (
     check_local_images,
     check_status,
 )
-from pbft.genesis import FORMAT_VERSION, REPLICA_ROLE, Cluster, Genesis, InvalidGenesis, Member
+from pbft.genesis import (
+    FORMAT_VERSION,
+    REPLICA_ROLE,
+    Ancestry,
+    Cluster,
+    Genesis,
+    InvalidGenesis,
+    Member,
+    vacant_key,
+)
 from pbft.quorums import UnsupportedSize, quorums_for
 
 # The libraries of the keys take a fifth of a second of CPU to import: only what reads keys pays it.
@@ -70,6 +79,16 @@ PublicKeyText = Annotated[
         pattern=r"^ed25519:[0-9a-f]{64}\Z", description="ed25519: and 64 hexadecimal digits"
     ),
 ]
+SeatKeyText = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^(ed25519:[0-9a-f]{64}|vacant)\Z",
+        description="ed25519: and 64 hexadecimal digits, or for a replica without owner: vacant",
+    ),
+]
+HexDigest = Annotated[
+    str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z", description="64 hexadecimal digits")
+]
 ImagePlace = Annotated[
     str,
     msgspec.Meta(
@@ -98,6 +117,8 @@ PackageProxy = Annotated[
 ImageText = Annotated[
     str, msgspec.Meta(max_length=255, pattern=r"^[!-~]+\Z", description="the name of an image")
 ]
+# The key of a replica that nobody has: the seat counts, and is as one that is down.
+VACANT = "vacant"
 Role = Literal["gateway", "operator"]
 SandboxKind = Literal["docker", "process"]
 LogFormat = Literal["text", "json"]
@@ -114,7 +135,7 @@ class ReplicaEntry(msgspec.Struct, frozen=True):
     # where the others reach it
     address: Address
     # its public key: in this file, or in one of its own
-    public_key: PublicKeyText | None = None
+    public_key: SeatKeyText | None = None
     public_key_file: Path | None = None
 
 
@@ -137,9 +158,40 @@ class ClientEntry(msgspec.Struct, frozen=True):
         return (*self.roles, *(SEAT_ROLE_PREFIX + name for name in self.operates))
 
 
+class AncestryEntry(msgspec.Struct, frozen=True):
+    """What a later epoch of a cluster begins with (`pbft.genesis.Ancestry`); `succeed` writes it.
+
+    Digests in hexadecimal digits.
+    """
+
+    lineage: HexDigest
+    epoch: Annotated[int, msgspec.Meta(ge=1, le=2**32)]
+    previous: HexDigest
+    sequence: Annotated[int, msgspec.Meta(ge=1, le=2**62)]
+    state: HexDigest
+
+    @classmethod
+    def of(cls, ancestry: Ancestry) -> Self:
+        """As it stands in the file."""
+        return cls(
+            ancestry.lineage.hex(),
+            ancestry.epoch,
+            ancestry.previous.hex(),
+            ancestry.sequence,
+            ancestry.state.hex(),
+        )
+
+    @property
+    def ancestry(self) -> Ancestry:
+        """As the protocol has it."""
+        lineage, previous, state = map(bytes.fromhex, (self.lineage, self.previous, self.state))
+        return Ancestry(lineage, self.epoch, previous, self.sequence, state)
+
+
 class ClusterConfig(msgspec.Struct, frozen=True):
     """cluster.yml: who takes part, by which rules. Equal for all but for addresses and paths.
 
+    ancestry: of an epoch that continues another one; None in the file that a cluster begins with.
     tls: whether the members speak TLS with each other. All must say the same, but it is no part
         of the genesis. Off if it is not there, as in files from before TLS (`check_plaintext`).
     `limits` are the keys of ci.limits.Limits as they are in the file; `limits_as` checks them.
@@ -153,6 +205,7 @@ class ClusterConfig(msgspec.Struct, frozen=True):
     client_window: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 256
     tls: TlsMode = "off"
     limits: dict[str, bool | int | float | str] = msgspec.field(default_factory=dict)
+    ancestry: AncestryEntry | None = None
 
     @property
     def members(self) -> tuple[ReplicaEntry | ClientEntry, ...]:
@@ -164,7 +217,16 @@ class ClusterConfig(msgspec.Struct, frozen=True):
 
         application: the encoded rules of the replicated application. Raises ConfigError.
         """
-        genesis = Genesis(
+        try:
+            return Cluster(
+                self.genesis(application), None if self.ancestry is None else self.ancestry.ancestry
+            )
+        except InvalidGenesis as error:
+            raise ConfigError(f"{self.file}: {error}") from error
+
+    def genesis(self, application: bytes) -> Genesis:
+        """The members and rules alone. Raises ConfigError where a key cannot be read."""
+        return Genesis(
             format_version=FORMAT_VERSION,
             replicas=tuple(
                 Member(entry.name, self._public_key(entry), (REPLICA_ROLE,))
@@ -179,14 +241,12 @@ class ClusterConfig(msgspec.Struct, frozen=True):
             client_window=self.client_window,
             application=application,
         )
-        try:
-            return Cluster(genesis)
-        except InvalidGenesis as error:
-            raise ConfigError(f"{self.file}: {error}") from error
 
     def _public_key(self, entry: ReplicaEntry | ClientEntry) -> bytes:
         from common.configuration.keys import load_public_key, parse_public_key
 
+        if entry.public_key == VACANT:
+            return vacant_key(entry.name)
         if entry.public_key is not None:
             return parse_public_key(entry.public_key)
         assert entry.public_key_file is not None, "load_cluster_config checked it"
@@ -402,8 +462,9 @@ def load_cluster_config(path: Path) -> ClusterConfig:
                 "is missing" if entry.public_key is None else "and public_key_file are both there",
                 "each member has one of the two",
             )
+    keys = [str(entry.public_key or entry.public_key_file) for entry in config.members]
     _check_distinct(
-        [str(entry.public_key or entry.public_key_file) for entry in config.members],
+        [key for key in keys if key != VACANT],
         file,
         "public_key",
         allowed="a key shared by two members would count twice",

@@ -10,7 +10,7 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from ci.application import BuildApplication
 from common.configuration.keys import verify
@@ -53,6 +53,8 @@ _LOUD = {
     "state_transferred": logging.WARNING,
     "recovering": logging.ERROR,
     "recovered": logging.WARNING,
+    "epoch_ends": logging.WARNING,
+    "epoch_ended": logging.WARNING,
     "equivocation": logging.ERROR,
     "forgot": logging.ERROR,
     "diverged": logging.CRITICAL,
@@ -72,13 +74,15 @@ class Runtime:
         application: BuildApplication,
         *,
         settings: Settings | None = None,
+        begin: Mapping[str, bytes] | None = None,
     ) -> None:
+        """begin: the state that a later epoch begins with (`pbft.replica.Replica`)."""
         self.identity = identity
         self.store = store
         self.application = application
         cluster, name = identity.cluster, identity.name
         self.disk = DiskSpeed((settings or Settings()).view_change_seconds)
-        self.replica = Replica(identity, verify, application, settings=settings)
+        self.replica = Replica(identity, verify, application, settings=settings, begin=begin)
         self.has_room = asyncio.Event()
         self.has_room.set()
         self.counters: collections.Counter[str] = collections.Counter()

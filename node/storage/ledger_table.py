@@ -52,15 +52,15 @@ class LedgerTable:
     """The ledger of one replica. `save_*` are called inside the store's transaction."""
 
     def __init__(
-        self, database: sqlite3.Connection, cluster_id: bytes, full_check: FullCheckMarker
+        self, database: sqlite3.Connection, lineage: bytes, full_check: FullCheckMarker
     ) -> None:
-        """full_check: is told where SQLite finds its file broken.
+        """lineage: of the cluster. full_check: is told where SQLite finds its file broken.
 
         All reads raise as `FullCheckMarker.reading`.
         """
         self._database = database
         self._full_check = full_check
-        self.genesis = genesis_head(cluster_id)
+        self.genesis = genesis_head(lineage)
         # Entries that were asked for and not given out, since they do not follow.
         self.suspected: set[int] = set()
 

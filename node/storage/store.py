@@ -99,9 +99,12 @@ class StoreInUse(Exception):
 class Store:
     """The open files of one replica. What only reads is in `ledger` and `evidence`."""
 
-    def __init__(self, directory: Path, cluster_id: bytes, replica: str) -> None:
+    def __init__(
+        self, directory: Path, cluster_id: bytes, replica: str, *, lineage: bytes | None = None
+    ) -> None:
         """Open or make them.
 
+        lineage: the id of the cluster of epoch 0, with which the ledger begins; None: cluster_id.
         Raises StoreDamaged, also where they belong to somebody else; StoreUnusable; StoreInUse;
         OSError.
         """
@@ -116,7 +119,8 @@ class Store:
         self._is_doubtful = True
         # Where the chain will end once the open transaction is committed.
         self._next = (0, NO_CHAIN)
-        self._genesis_head = genesis_head(cluster_id)
+        self._lineage = lineage or cluster_id
+        self._genesis_head = genesis_head(self._lineage)
         self.path = directory / DATABASE_NAME
         try:
             # Before SQLite, whose first flush of its log flushes the folder, too.
@@ -160,7 +164,7 @@ class Store:
             ]
             if not self.own_requests.is_whole(side_writes):
                 raise self._damaged("a request of this replica's own is not what was saved")
-            self.ledger = LedgerTable(self._database, cluster_id, self.full_check)
+            self.ledger = LedgerTable(self._database, self._lineage, self.full_check)
             with transaction(self._database):
                 self._check_ledger(is_thorough)
             self.ballots = BallotTable(self._database, self.full_check)
@@ -300,6 +304,14 @@ class Store:
                 self.ledger.cut(index + 1)
         if self.ledger.end() != (index, head):
             raise self._damaged(f"its ledger does not end with entry {index} as execution gives it")
+
+    def note_ledger_position(self, index: int, head: bytes) -> None:
+        """A state that is proved says that the ledger has this head at this index.
+
+        What is not here is a gap from then on. Raises SaveFailed.
+        """
+        with self._own_transaction():
+            self.ledger.save_position(index, head, (0, self._genesis_head))
 
     def next_gap(self) -> LedgerGap | None:
         """The gap in the ledger to fill first. Raises StoreDamaged, StoreUnusable."""

@@ -25,7 +25,7 @@ from node.diagnostics.metrics import CONTENT_TYPE as METRICS_TYPE
 from node.replica.runtime import Runtime
 from node.storage.evidence_table import KeptEvidence
 from node.storage.scrub import Scrub
-from node.web import limits_json, log_routes, status_json
+from node.web import limits_json, log_routes, members_json, status_json
 from node.web.answers import http_error, number, read_body
 from node.web.artifact_routes import ArtifactRoutes
 from node.web.build_states import state_of
@@ -132,6 +132,7 @@ class NodeServer:
                 web.get("/metrics", self._metrics),
                 web.get("/pbft/status", self._status),
                 web.get("/pbft/limits", self._limits),
+                web.get("/pbft/members", self._members),
                 web.get("/pbft/log", self._log),
                 web.get("/pbft/clients/{client}", self._client),
                 web.get("/pbft/evidence", self._evidence),
@@ -208,6 +209,7 @@ class NodeServer:
                 "node_id": self._name,
                 "version": VERSION,
                 "cluster": self._cluster.id.hex(),
+                "lineage": self._cluster.lineage.hex(),
                 "epoch": self._cluster.epoch,
                 "status": status_json.status(core, behind_by, is_mute=is_mute),
                 "view": core.view,
@@ -246,6 +248,11 @@ class NodeServer:
                 "counters": dict(self._runtime.counters),
             }
         )
+
+    async def _members(self, request: web.Request) -> web.Response:
+        """Where this epoch ends, and which members operators proposed for the next one."""
+        changes = self._application.member_changes
+        return web.json_response(members_json.members(changes, self._runtime.replica.core))
 
     async def _limits(self, request: web.Request) -> web.Response:
         """The limits of builds that hold now, and which changes operators proposed."""

@@ -10,6 +10,8 @@ from simulator.world.reader import Decode
 MALFORMED = "Malformed"
 REGIONS = ("collected", "stable", "executed", "next", "open", "above")
 VIEWS = ("<", "=", ">")
+# Goals say what is reached once an epoch has ended; there is little left to happen then.
+STATUSES = tuple(status for status in ReplicaStatus if status is not ReplicaStatus.ENDED)
 # For bodies and states the number only says which one is meant.
 _WITH_REGIONS = ("PrePrepare", "Prepare", "Commit", "Checkpoint")
 # Links take it off before anything reaches a replica.
@@ -26,7 +28,7 @@ def all_cells() -> list[str]:
         regions = REGIONS if name in _WITH_REGIONS else ("-",)
         cells += [
             f"{name} {status.value} {role} view{view} {region}"
-            for status in ReplicaStatus
+            for status in STATUSES
             for role in ("primary", "backup")
             for view in views
             for region in regions
@@ -45,6 +47,8 @@ class Coverage:
 
     def see(self, core: Core, payload: bytes) -> None:
         """This payload comes to a replica in this state."""
+        if core.status is ReplicaStatus.ENDED:
+            return
         facts = self._facts.get(payload)
         if facts is None:
             facts = self._facts[payload] = self._read(payload)

@@ -1,5 +1,7 @@
 """One run: replicas, clients, network and faults of one seed, first for safety, then healed."""
 
+import collections
+import hashlib
 import math
 from collections.abc import Callable
 
@@ -7,9 +9,10 @@ import msgspec
 
 from ci.builds import OpenBuild
 from ci.limits import ALL, Limits, encode_limits
-from ci.operations import ApproveBuild, CancelBuild
+from ci.operations import ApproveBuild, CancelBuild, SubmitBuild
 from driver.ledger_fetcher import PageRequest
 from pbft.authentication import is_relayed
+from pbft.certificates import state_digest
 from pbft.client import Accepted
 from pbft.codec import decode_message
 from pbft.core import Settings
@@ -25,7 +28,7 @@ from simulator.faults.adversary import Adversary
 from simulator.faults.equivocating_client import EquivocatingClient
 from simulator.faults.floods import Targets
 from simulator.faults.nemesis import Nemesis
-from simulator.faults.parameters import Parameters
+from simulator.faults.parameters import Parameters, next_parameters
 from simulator.faults.rushing import RushingForger
 from simulator.faults.version_skew import newer_words
 from simulator.machine.ledger import PAGE_ENTRIES
@@ -34,16 +37,19 @@ from simulator.world.builds import BuildTruth
 from simulator.world.coverage_goals import CoverageGoals
 from simulator.world.fault_record import FaultRecord
 from simulator.world.gateways import Asked, Gateway
+from simulator.world.member_operators import MemberOperators
 from simulator.world.network import LinkFaults, Network
 from simulator.world.operators import LimitOperators, operator_roles
 from simulator.world.reader import Reader, SharedAuthenticator
 from simulator.world.run_trace import Trace
 from simulator.world.scheduler import SECOND, Scheduler
 from simulator.world.seeded_random import stream
-from simulator.world.signatures import Oracle, SignaturesMaker
+from simulator.world.signatures import Oracle, Signatures, SignaturesMaker
 from simulator.world.world import World
 
 OPERATOR = "operator"
+# Of one epoch, so many messages come again in the next.
+WORDS_MAX = 1000
 # Every replica says something to every other one every second.
 STEPS_PER_PAIR_MAX = 25_000
 
@@ -65,8 +71,26 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     trace: str
 
 
+class Succession(msgspec.Struct, frozen=True):
+    """What an epoch leaves to the next one."""
+
+    cluster: Cluster
+    # of the replicated state at the end, and the ledger up to there
+    parts: dict[str, bytes]
+    entries: tuple[Entry, ...]
+    builds: BuildChecker
+    signatures: Signatures
+    # some of the messages of the epoch before, with who sent them
+    words: tuple[tuple[str, Envelope], ...]
+    # builds that were not decided, by the gateway that asked for them
+    unfinished: tuple[tuple[str, SubmitBuild], ...]
+
+
 class Simulation:
-    """The run of these parameters. `tell` gets a readable trace, line by line."""
+    """The run of these parameters. `tell` gets a readable trace, line by line.
+
+    begins: what the epoch before left, where this run is of a later one.
+    """
 
     def __init__(
         self,
@@ -75,13 +99,20 @@ class Simulation:
         tell: Callable[[str], None] | None = None,
         signatures: SignaturesMaker = Oracle,
         keeps_faults: bool = False,
+        begins: Succession | None = None,
     ) -> None:
         self.parameters = parameters
+        self._begins = begins
+        self._tell = tell
         self.record = FaultRecord(parameters.only_faults, is_kept=keeps_faults)
         self.scheduler = Scheduler()
         self.trace = Trace(self.scheduler, tell)
         seed = parameters.seed
-        self.names = tuple(f"r{index}" for index in range(parameters.replicas))
+        self.names = (
+            tuple(f"r{index}" for index in range(parameters.replicas))
+            if begins is None
+            else begins.cluster.replica_names
+        )
         gateways = tuple(f"gateway{i}" for i in range(parameters.gateways))
         # somebody has to let begin what waits
         gateways = (*gateways, OPERATOR) if parameters.workload.waiting else gateways
@@ -89,8 +120,15 @@ class Simulation:
         self.gateway_names = (*gateways, *self.operator_roles)
         self.cheat_names = tuple(f"cheat{i}" for i in range(parameters.cheats))
         self.limits = self._limits()
-        self.signatures = signatures(seed, self.scheduler)
-        self.cluster = self._cluster()
+        if begins is None:
+            self.signatures = signatures(seed, self.scheduler)
+            self.cluster = Cluster(self._genesis(parameters, self.names))
+        else:
+            self.signatures = begins.signatures.later(self.scheduler)
+            self.cluster = begins.cluster
+        # of the next epoch, without ancestry
+        self._following = self._next_members() if parameters.changes_members else None
+        self._words: collections.deque[tuple[str, Envelope]] = collections.deque(maxlen=WORDS_MAX)
         # Whose disk was damaged where that may not be noticed.
         self.forgetful: dict[str, None] = {}
         # Who follows the rules: those too whose disks are damaged, for they notice.
@@ -104,6 +142,9 @@ class Simulation:
         self.builds = BuildChecker(
             self.world, (*self.correct, *self.gateway_names), self.limits_checker
         )
+        if begins is not None:
+            self.limits_checker.go_on_from(begins.builds.limits)
+            self.builds.go_on_from(begins.builds)
         self.reader = Reader(self.cluster, self.signatures.verify)
         self.checkers = Checkers(self.world, self.reader, self.builds, is_deep=parameters.is_deep)
         self.coverage = Coverage(self.reader.decode)
@@ -165,28 +206,38 @@ class Simulation:
             limits, executors=parameters.executors, build_seconds_max=longest
         )
 
-    def _cluster(self) -> Cluster:
-        parameters = self.parameters
+    def _genesis(self, parameters: Parameters, names: tuple[str, ...]) -> Genesis:
+        """With replicas of these names, the clients of this run, and the rules of these
+        parameters."""
         key = self.signatures.public_key
-        return Cluster(
-            Genesis(
-                FORMAT_VERSION,
-                tuple(Member(name, key(name), ("replica",)) for name in self.names),
-                tuple(
-                    Member(name, key(name), self._roles(name))
-                    for name in (*self.gateway_names, *self.cheat_names)
-                ),
-                parameters.checkpoint_interval,
-                parameters.window,
-                parameters.client_window,
-                encode_limits(self.limits),
-            )
+        roles = operator_roles(names) if parameters.limit_operations else {}
+        others = (name for name in self.gateway_names if name not in self.operator_roles)
+        return Genesis(
+            FORMAT_VERSION,
+            tuple(Member(name, key(name), ("replica",)) for name in names),
+            tuple(
+                Member(name, key(name), roles.get(name) or _roles(name))
+                for name in (*others, *roles, *self.cheat_names)
+            ),
+            parameters.checkpoint_interval,
+            parameters.window,
+            parameters.client_window,
+            encode_limits(self.limits),
         )
 
-    def _roles(self, name: str) -> tuple[str, ...]:
-        if name in self.operator_roles:
-            return self.operator_roles[name]
-        return ("operator" if name == OPERATOR else "gateway",)
+    def _next_members(self) -> Cluster:
+        """Some stay and others come; the order may be another one."""
+        chance = stream(self.parameters.seed, "the next members")
+        parameters = next_parameters(self.parameters)
+        staying = [name for name in self.names if chance.happens(0.7)][: parameters.replicas]
+        coming = [f"s{number}" for number in range(parameters.replicas - len(staying))]
+        names = (*staying, *coming)
+        if chance.happens(0.3):
+            names = names[::-1]
+        following = Cluster(self._genesis(parameters, names))
+        if following.id == self.cluster.id:
+            return Cluster(self._genesis(parameters, (*names[1:], "s0")))
+        return following
 
     def _operators(self) -> LimitOperators:
         """Operators who change between limits that differ in all that a build may differ in."""
@@ -240,6 +291,8 @@ class Simulation:
             record=self.record,
             goals=self.goals,
             stand_by_seconds=self.parameters.stand_by_seconds,
+            begin=None if self._begins is None else self._begins.parts,
+            begin_entries=() if self._begins is None else self._begins.entries,
         )
 
     def _process(self, name: str) -> Process:
@@ -285,6 +338,10 @@ class Simulation:
                 gateway.plan(parameters.workload)
         if parameters.limit_operations:
             self._operators().plan(parameters.limit_operations, parameters.workload.spread_seconds)
+        if self._following is not None:
+            self._member_operators(self._following).plan(parameters.safety_seconds)
+        if self._begins is not None:
+            self._begin_with(self._begins)
         for cheat in self.cheats.values():
             cheat.start()
         self.nemesis.start(
@@ -294,7 +351,70 @@ class Simulation:
         self.adversary.start(parameters.adaptive, self._process)
         self._run_until(int(parameters.safety_seconds * SECOND))
         self._run_healed()
-        return self._result()
+        # the approvals may all have come before the proposal, which then waits for ever
+        if self._following is None or self.checkers.end.end is None:
+            return self._result()
+        return self._with_next(self._following)
+
+    def _member_operators(self, following: Cluster) -> MemberOperators:
+        return MemberOperators(
+            self.cluster,
+            following,
+            self.scheduler,
+            stream(self.parameters.seed, "operators who change members"),
+            clients={name: self.gateways[name] for name in self.operator_roles},
+            signatures=self.signatures,
+        )
+
+    def _with_next(self, following: Cluster) -> Result:
+        """This run and that of the epoch that follows, as one."""
+        core = next(
+            process.replica.core
+            for process in self.processes.values()
+            if process.name in self.correct
+            and process.replica is not None
+            and process.replica.core.is_sealed
+        )
+        parts = core.checkpoints.stable_parts
+        for gateway in self.gateways.values():
+            for asked in gateway.unfinished.values():
+                if isinstance(asked.operation, SubmitBuild):
+                    self.goals.hit("a build goes over to the next epoch")
+        succession = Succession(
+            self.cluster.succeeded_by(following.genesis, core.low, state_digest(parts)),
+            parts,
+            tuple(self.checkers.history.ledger),
+            self.builds,
+            self.signatures,
+            tuple(self._words),
+            tuple(
+                (gateway.name, asked.operation)
+                for gateway in self.gateways.values()
+                for asked in gateway.unfinished.values()
+                if isinstance(asked.operation, SubmitBuild)
+            ),
+        )
+        parameters = next_parameters(self.parameters)
+        later = Simulation(parameters, tell=self._tell, begins=succession).run()
+        return _together(self._result(), later)
+
+    def _begin_with(self, begins: Succession) -> None:
+        """Ask again for what was not decided, and have old messages come once more."""
+        chance = stream(self.parameters.seed, "what the epoch before left")
+        spread = self.parameters.workload.spread_seconds
+        for name, operation in begins.unfinished:
+            gateway = self.gateways[name]
+            last = frozenset({"decided", "refused"})
+            self.scheduler.after(chance.random() * spread, gateway.ask, operation, last)
+        for sender, envelope in begins.words:
+            at = chance.random() * self.parameters.safety_seconds
+            receiver = chance.choice(self.names)
+            if sender != receiver:
+                self.scheduler.after(at, self._deliver_old, sender, receiver, envelope)
+
+    def _deliver_old(self, sender: str, receiver: str, envelope: Envelope) -> None:
+        self.goals.hit("a message of the epoch before is refused")
+        self._deliver(sender, receiver, envelope)
 
     def _run_until(self, end: int) -> None:
         scheduler = self.scheduler
@@ -359,6 +479,8 @@ class Simulation:
     def _deliver(self, sender: str, receiver: str, envelope: Envelope) -> None:
         if is_relayed(sender, envelope.signed):
             return  # as the shells of replicas and clients do
+        if self._following is not None:
+            self._words.append((sender, envelope))
         process = self.processes.get(receiver)
         if process is None:
             client = self.gateways.get(receiver) or self.cheats[receiver]
@@ -526,3 +648,31 @@ class Simulation:
         operation = CancelBuild(build) if build[0] % 8 == 0 else ApproveBuild(build)
         last = frozenset({"done", "refused"})
         self.scheduler.after(seconds, self.gateways[OPERATOR].ask, operation, last)
+
+
+def _roles(name: str) -> tuple[str, ...]:
+    return ("operator" if name == OPERATOR else "gateway",)
+
+
+def _together(first: Result, second: Result) -> Result:
+    """The run of two epochs."""
+
+    def added(name: str) -> dict[str, int]:
+        counts = collections.Counter(getattr(first, name))
+        counts.update(getattr(second, name))
+        return dict(counts)
+
+    return Result(
+        seed=first.seed,
+        replicas=first.replicas,
+        events=first.events + second.events,
+        virtual_seconds=first.virtual_seconds + second.virtual_seconds,
+        executed=second.executed,
+        verdicts=first.verdicts + second.verdicts,
+        views=max(first.views, second.views),
+        faults=added("faults"),
+        cells=added("cells"),
+        event_counts=added("event_counts"),
+        goals=added("goals"),
+        trace=hashlib.sha256((first.trace + second.trace).encode()).hexdigest(),
+    )

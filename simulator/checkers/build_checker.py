@@ -57,9 +57,9 @@ class BuildChecker:
         self.limits = limits
         self._goals = world.goals
         self._asked: dict[bytes, None] = {}
-        self.genesis_head = genesis_head(cluster.id)
+        self.genesis_head = genesis_head(cluster.lineage)
         self.verdicts: dict[Key, bytes] = {}
-        self._cluster_id = cluster.id
+        self._lineage = cluster.lineage
         self._quorums = cluster.quorums
         self._replicas = cluster.replica_names
         self._truth = world.truth
@@ -76,6 +76,12 @@ class BuildChecker:
         self._approved: dict[Key, bool] = {}
         # the one opening of a build that came to a verdict other than by cancelling
         self._final: dict[bytes, int] = {}
+
+    def go_on_from(self, earlier: "BuildChecker") -> None:
+        """What was decided in the epoch before stays decided."""
+        self._asked = dict(earlier._asked)
+        self.verdicts = dict(earlier.verdicts)
+        self._final = dict(earlier._final)
 
     def is_remembering(self, member: str) -> bool:
         """Whether this member follows the rules, and never lost what it said."""
@@ -289,7 +295,7 @@ class BuildChecker:
             and answer.subject == answer.result
             and answer.subject in self._asked
             and answer.subject
-            == submitted_build_id(self._cluster_id, executed.request.client, operation)
+            == submitted_build_id(self._lineage, executed.request.client, operation)
         )
 
     def on_decided_answer(self, asked: Asked, answer: Accepted) -> None:

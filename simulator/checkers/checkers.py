@@ -35,6 +35,7 @@ from pbft.ports import (
 from simulator.checkers.bounds_checker import BoundsChecker
 from simulator.checkers.build_checker import BuildChecker
 from simulator.checkers.comparable_state import comparable_state
+from simulator.checkers.end_checker import EndChecker
 from simulator.checkers.execution_checker import ExecutionChecker
 from simulator.checkers.history import History, effect_digest
 from simulator.checkers.message_checker import MessageChecker
@@ -69,14 +70,17 @@ class Checkers:
         self._state_before: tuple[object, ...] | None = None
         # By replica: its last turn with records, until that is on disk.
         self._unsaved: dict[str, Turn] = {}
+        self.history.ledger.extend(world.begin_entries)
+        self.end = EndChecker(world)
         self._views = ViewChecker(world, self.history, reader.holds)
         self._quorums = cluster.quorums
         self._standing: dict[str, Standing] = {
-            name: Standing(index) for index, name in enumerate(cluster.replica_names)
+            name: Standing(index, cluster.begins_after)
+            for index, name in enumerate(cluster.replica_names)
         }
-        self.executions = ExecutionChecker(world, self.history, reader, builds=builds)
+        self.executions = ExecutionChecker(world, self.history, reader, builds=builds, end=self.end)
         self.messages = MessageChecker(
-            world, self.history, reader, builds=builds, views=self._views
+            world, self.history, reader, builds=builds, views=self._views, end=self.end
         )
         self._bounds = BoundsChecker(cluster, self.violate)
         self._timers = TimerChecker(world)
@@ -319,7 +323,7 @@ class Checkers:
                 )
             standing.view = core.view
         if core.low != standing.low:
-            if core.low < standing.low or core.low % core.interval != 0:
+            if core.low < standing.low or not core.cluster.is_checkpoint(core.low):
                 self.violate("15 stable checkpoints", f"{process.name} at {core.low}")
             standing.low = core.low
             self._bounds.check(process.name, core)
@@ -333,6 +337,7 @@ class Checkers:
         application = process.application
         assert application is not None
         self._builds.limits.on_state(process.name, application)
+        self.end.on_state(process.name, core)
         head = self.history.ledger[application.ledger_index - 1].head if (
             0 < application.ledger_index <= len(self.history.ledger)
         ) else self._builds.genesis_head  # fmt: skip
@@ -376,7 +381,7 @@ class Checkers:
     def on_loss(self, name: str) -> None:
         """A replica found its disk damaged: it starts empty, and its messages still count."""
         self._unsaved.pop(name, None)
-        self._standing[name] = Standing(self._standing[name].index)
+        self._standing[name] = Standing(self._standing[name].index, self._cluster.begins_after)
         self._timers.on_start(name)
         self.messages.on_loss(name)
         self._builds.on_loss(name)
@@ -403,12 +408,12 @@ class Standing:
         "voting_view",
     )
 
-    def __init__(self, index: int) -> None:
+    def __init__(self, index: int, begins_after: int) -> None:
         self.index = index
-        self.executed = 0
+        self.executed = begins_after
         self.view = 0
-        self.low = 0
-        self.saved = 0
+        self.low = begins_after
+        self.saved = begins_after
         self.saved_view = 0
         # By its records: the view that it votes in, or has left for.
         self.voting_view = 0

@@ -4,6 +4,7 @@ from ci.ledger import next_head
 from pbft.messages import Commit
 from pbft.ports import Entry, Executed, ExecutedRequest
 from simulator.checkers.build_checker import BuildChecker
+from simulator.checkers.end_checker import EndChecker
 from simulator.checkers.history import ExecutedBatch, History, effect_digest
 from simulator.world.reader import Reader
 from simulator.world.world import World
@@ -13,13 +14,20 @@ class ExecutionChecker:
     """Compares each execution with the first one of its number."""
 
     def __init__(
-        self, world: World, history: History, reader: Reader, *, builds: BuildChecker
+        self,
+        world: World,
+        history: History,
+        reader: Reader,
+        *,
+        builds: BuildChecker,
+        end: EndChecker,
     ) -> None:
         self._cluster = world.cluster
         self._quorums = world.cluster.quorums
         self._history = history
         self._reader = reader
         self._builds = builds
+        self._end = end
         self._violate = world.violate
 
     def on_executed(
@@ -82,6 +90,7 @@ class ExecutionChecker:
         if after is not None and position <= after:
             self._violate("20 real-time order", f"{key} at {position}, asked after {after}")
         self._builds.on_execution(executed)
+        self._end.on_execution(executed)
 
     def on_entry(self, name: str, entry: Entry) -> None:
         """A correct replica wrote a ledger entry."""

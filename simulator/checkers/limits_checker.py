@@ -49,6 +49,10 @@ class LimitsChecker:
         self._void: dict[bytes, None] = {}
         self._sequence = 0
 
+    def go_on_from(self, earlier: "LimitsChecker") -> None:
+        """The changes of the epoch before hold in this one; its proposals are void."""
+        self._changes = list(earlier._changes)
+
     @property
     def standing(self) -> LimitsSeen:
         """What operators can know."""

@@ -16,6 +16,7 @@ from pbft.messages import (
 )
 from pbft.ports import Send
 from simulator.checkers.build_checker import BuildChecker
+from simulator.checkers.end_checker import EndChecker
 from simulator.checkers.history import History
 from simulator.checkers.view_checker import ViewChecker
 from simulator.machine.process import Process
@@ -35,6 +36,7 @@ class MessageChecker:
         *,
         builds: BuildChecker,
         views: ViewChecker,
+        end: EndChecker,
     ) -> None:
         self._goals = world.goals
         self.history = history
@@ -44,6 +46,7 @@ class MessageChecker:
         self._reader = reader
         self._builds = builds
         self._views = views
+        self._end = end
         # What each replica sent before was checked: it may send it again.
         self._said: dict[str, dict[bytes, None]] = {n: {} for n in world.cluster.replica_names}
 
@@ -63,6 +66,8 @@ class MessageChecker:
         except MalformedMessage as error:
             self.violate("28 input totality", f"{process.name} sends nonsense: {error}")
             return
+        if isinstance(message, PrePrepare | Prepare | Commit | Checkpoint):
+            self._end.on_vote(message)
         if isinstance(message, PrePrepare | Prepare | Commit):
             self._check_loss(process.name, message)
             self._check_silence(process, message)
@@ -207,7 +212,7 @@ class MessageChecker:
             return
         self._check_written_ahead(process, signed, message.sequence, kind="Checkpoint")
         self.history.said[key] = message.digest
-        if message.sequence % self._cluster.genesis.checkpoint_interval != 0:
+        if not self._cluster.is_checkpoint(message.sequence):
             self.violate("15 stable checkpoints", f"{process.name} takes one at {message.sequence}")
         if self.history.states.setdefault(message.sequence, message.digest) != message.digest:
             self.violate("18 one state per number", f"{process.name} at {message.sequence}")

@@ -80,7 +80,7 @@ class TimerChecker:
 
     def _note_numbers(self, waits: Waits, core: Core, outputs: list[Output], *, now: float) -> None:
         numbers = core.pending.lowest
-        if core.recovery.requests or core.execution.recoveries:
+        if core.recovery.requests or core.execution.recoveries or core.execution.ending:
             numbers = _with_recoveries(core)
         if _is_beginning(outputs):
             waits.since = dict.fromkeys(numbers, now)
@@ -125,18 +125,22 @@ def _with_recoveries(core: Core) -> dict[str, int]:
     numbers = dict(core.pending.lowest)
     for signed in core.recovery.requests.values():
         numbers[RECOVERY + signed.signer] = RECOVER_NUMBER
-    if any(done.voting_from > core.executed for done in core.execution.recoveries.values()):
+    ends = [done.voting_from for done in core.execution.recoveries.values()]
+    if core.execution.ending is not None:
+        # nothing is above the end of an epoch
+        last = core.execution.ending.sequence
+        ends = [*(end for end in ends if end < last), last]
+    owed = [end for end in ends if end > core.executed]
+    if owed:
         numbers[RECOVERY] = core.executed + 1
-        numbers[NULLS] = min(
-            done.voting_from
-            for done in core.execution.recoveries.values()
-            if done.voting_from > core.executed
-        )
+        numbers[NULLS] = min(owed)
     return numbers
 
 
 def _monitors_primary(core: Core) -> bool:
-    """Who does not vote, or is behind, leaves nobody."""
+    """Who does not vote, is behind, or has nothing to wait for any more, leaves nobody."""
+    if core.has_ended:
+        return False
     is_behind = (
         core.transfers.current is not None or core.checkpoints.certified.sequence > core.executed
     )

@@ -112,7 +112,7 @@ class ViewChecker:
         return list(changes.values())
 
     def _check_stable(self, name: str, view: int, change: ViewChange) -> None:
-        if change.stable == 0:
+        if change.stable == self._cluster.begins_after:
             return
         voices: dict[bytes, dict[str, None]] = {}
         for signed in change.certificate:

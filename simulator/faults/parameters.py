@@ -42,6 +42,10 @@ class FaultPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     clock_skew: bool = False
 
 
+# The faults of the next epoch are those of another seed.
+NEXT_SEED = 1_000_003
+
+
 class Parameters(
     msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
 ):
@@ -91,6 +95,8 @@ class Parameters(
     # how many things operators do about the limits, beside approvals of what they propose; 0: there
     # are no operators who stand for replicas
     limit_operations: int = 0
+    # operators decide who the next members are; then the run goes on with those
+    changes_members: bool = False
     is_deep: bool = False
     # the names of the faults that happen (simulator.world.fault_record); None: all that are drawn
     only_faults: tuple[str, ...] | None = None
@@ -178,7 +184,7 @@ def draw(seed: int, replicas: int | None = None) -> Parameters:
         is_deep=chance.happens(0.25),
     )
     drawn = _with_limit_operations(_with_further_losses(_with_executors(drawn)))
-    return _with_inputs(_with_cases(drawn))
+    return _with_next_members(_with_inputs(_with_cases(drawn)))
 
 
 def _with_executors(drawn: Parameters) -> Parameters:
@@ -219,6 +225,41 @@ def _with_limit_operations(drawn: Parameters) -> Parameters:
     if not changes.happens(0.15):
         return drawn
     return msgspec.structs.replace(drawn, limit_operations=changes.choice((4, 10, 25)))
+
+
+def _with_next_members(drawn: Parameters) -> Parameters:
+    """In some runs the members change, and the run goes on in the next epoch.
+
+    Drawn apart, as above, and only where operators stand for replicas anyway.
+    """
+    members = stream(drawn.seed, "parameters of the next members")
+    if not drawn.limit_operations or not members.happens(0.5):
+        return drawn
+    return msgspec.structs.replace(drawn, changes_members=True)
+
+
+def next_parameters(parameters: Parameters) -> Parameters:
+    """Of the epoch that follows the run of these: other faults, perhaps another size.
+
+    Limits, clients and builds are as before, since the state goes over.
+    """
+    sizes = stream(parameters.seed, "the size of the next epoch")
+    size = sizes.choice((parameters.replicas, parameters.replicas, 4, 7))
+    drawn = draw(parameters.seed + NEXT_SEED, size)
+    return msgspec.structs.replace(
+        drawn,
+        gateways=parameters.gateways,
+        cheats=parameters.cheats,
+        workload=msgspec.structs.replace(drawn.workload, waiting=parameters.workload.waiting),
+        builds=parameters.builds,
+        deadline_seconds=parameters.deadline_seconds,
+        open_builds_max=parameters.open_builds_max,
+        closing_builds_max=parameters.closing_builds_max,
+        weak_agreement_allowed=parameters.weak_agreement_allowed,
+        executors=parameters.executors,
+        limit_operations=parameters.limit_operations,
+        changes_members=False,
+    )
 
 
 def _with_cases(drawn: Parameters) -> Parameters:

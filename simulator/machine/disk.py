@@ -18,7 +18,7 @@ from ci.ballots import ReplicaRequest
 from ci.ledger_gap import LedgerGap, LedgerPage
 from ci.state_partitions import ledger_position
 from driver.ports import SaveFailed
-from pbft.ports import CheckpointRecord, Executed, Record, SavedBody, SavedEntry
+from pbft.ports import CheckpointRecord, Entry, Executed, Record, SavedBody, SavedEntry
 from simulator.machine.ledger import Ledger
 from simulator.world.seeded_random import SeededRandom
 
@@ -47,11 +47,12 @@ class Row(msgspec.Struct):
 class Disk:
     """What one replica has on disk."""
 
-    def __init__(self, cluster_id: bytes) -> None:
+    def __init__(self, lineage: bytes, entries: Sequence[Entry] = ()) -> None:
+        """entries: of the ledger, from the first one on."""
         self.rows: list[Row] = []
         self.saved_bodies: dict[bytes, tuple[int, bytes]] = {}
-        self.ledger = Ledger(cluster_id)
-        self._genesis = self.ledger.end()
+        self.ledger = Ledger(lineage, entries)
+        self._genesis = Ledger(lineage).end()
         self._own_requests: dict[tuple[str, bytes, int], ReplicaRequest] = {}
         self._own_pending: dict[int, ReplicaRequest] = {}
         self._last_own_timestamp = 0
@@ -146,6 +147,10 @@ class Disk:
             self.ledger.cut(index + 1)
         if self.ledger.end() != (index, head):
             raise DiskDamaged(f"the ledger does not end with entry {index}")
+
+    def note_ledger_position(self, index: int, head: bytes) -> None:
+        """A state that is proved says that the ledger has this head at this index."""
+        self.ledger.save_position(index, head, self._genesis)
 
     # --- the replica's own requests --------------------------------------------------------------
 

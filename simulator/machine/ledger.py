@@ -4,6 +4,8 @@ A replica that took over a state knows the ledger's certified index and head, no
 led there: that is a gap. It is filled from its end, by entries that are proved (`ci.ledger_gap`).
 """
 
+from collections.abc import Sequence
+
 from ci.ledger import MalformedEntry, VerdictEntry, decode_entry, genesis_head
 from ci.ledger_gap import LedgerGap, LedgerPage, WrongEntries, shrink
 from pbft.ports import Entry
@@ -15,12 +17,15 @@ PAGE_ENTRIES = 5
 class Ledger:
     """Entries by index, and gaps in order. Entries inside a gap are not among the entries."""
 
-    def __init__(self, cluster_id: bytes) -> None:
-        self._genesis = genesis_head(cluster_id)
+    def __init__(self, lineage: bytes, entries: Sequence[Entry] = ()) -> None:
+        """entries: from the first one on."""
+        self._genesis = genesis_head(lineage)
         self.entries: dict[int, Entry] = {}
         self.gaps: list[LedgerGap] = []
         # build -> (index of its newest verdict, the statement)
         self._statements: dict[bytes, tuple[int, bytes]] = {}
+        for entry in entries:
+            self._insert(entry)
 
     # --- reading --------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from ci.assignments import Key
 from ci.builds import OpenBuild
 from ci.executors import StandbyTimeout
 from ci.operations import Ballot
+from ci.state_partitions import ledger_position
 from driver.build_scheduler import UPDATE_SECONDS, BuildScheduler, SchedulerPorts
 from driver.ports import SaveFailed
 from driver.restoring import restore
@@ -71,7 +72,7 @@ class Process:
     ) -> None:
         self.world = world
         self.name = name
-        self.disk = Disk(world.cluster.id)
+        self.disk = Disk(world.cluster.lineage, world.begin_entries)
         self.clock = Clock()
         self.chance = chance
         self.replica: Replica | None = None
@@ -136,13 +137,20 @@ class Process:
         self._observer.on_loss(self)
         # As node.storage.recovery_files: that it has begun is on disk before anything is put aside.
         self._has_begun_recovery = True
-        self.disk = Disk(world.cluster.id)
+        self.disk = self._empty_disk()
         replica, application = self._make_replica()
         driver = self._begin(replica, application)
         now = self.clock.seconds(world.scheduler.now)
         self._turn = driver.begin_recovery(self.chance.randbytes(32), now)
         self._save()
         self._go_on()
+
+    def _empty_disk(self) -> Disk:
+        """A new one, where the state is there that this epoch began with, and not the ledger."""
+        disk = Disk(self.world.cluster.lineage)
+        if self.world.begin is not None:
+            disk.note_ledger_position(*ledger_position(self.world.begin))
+        return disk
 
     def _nonce(self) -> bytes:
         """Of a recovery that this life may need; its own stream, so that no other one shifts."""
@@ -152,11 +160,19 @@ class Process:
         world = self.world
         ledger = self.disk.ledger
         application = BuildApplication(
-            world.cluster, world.limits, ledger.find_statement, missing_entries=ledger.missing
+            world.cluster,
+            world.limits,
+            ledger.find_statement,
+            missing_entries=ledger.missing,
+            verify=world.signatures.verify,
         )
         sign, verify = world.signatures.signer(self.name), world.signatures.verify
         replica = Replica(
-            Identity(world.cluster, self.name, sign), verify, application, settings=world.settings
+            Identity(world.cluster, self.name, sign),
+            verify,
+            application,
+            settings=world.settings,
+            begin=world.begin,
         )
         # A payload is read once in this world, not once per replica.
         replica.core.authenticator = world.authenticator
@@ -191,7 +207,7 @@ class Process:
     def wipe(self) -> None:
         """The process is killed, and its data directory is emptied."""
         self.crash()
-        self.disk = Disk(self.world.cluster.id)
+        self.disk = self._empty_disk()
         self._has_begun_recovery = False
 
     def _scheduler(self, application: BuildApplication, replica: Replica) -> BuildScheduler:

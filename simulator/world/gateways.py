@@ -125,13 +125,15 @@ class Gateway:
             return
         if self._builds and chance.random() < workload.cancels:
             submitted = chance.choice(self._builds)
-            build_id = submitted_build_id(self._cluster.id, self.name, submitted)
+            build_id = submitted_build_id(self._cluster.lineage, self.name, submitted)
             self.ask(CancelBuild(build_id), frozenset({"done", "refused"}))
             return
         if self._builds and chance.random() < workload.double:
             submitted = chance.choice(self._builds)
         else:
-            identity = hashlib.sha256(f"{self.name} {number}".encode()).digest()
+            # each epoch asks for builds of its own, beside those that go over
+            epoch = f" in epoch {self._cluster.epoch}" if self._cluster.epoch else ""
+            identity = hashlib.sha256(f"{self.name} {number}{epoch}".encode()).digest()
             commit = None if chance.random() < 0.1 else identity.hex()[:40]
             submitted = SubmitBuild(identity, REPOSITORY, "main", commit)
             submitted = self._of_a_forge(submitted, workload, number)

@@ -15,6 +15,9 @@ from simulator.world.scheduler import Scheduler
 class Signatures(Protocol):
     """Keys of all members of one world."""
 
+    def later(self, scheduler: Scheduler) -> "Signatures":
+        """The same keys in the time of another scheduler, before which all of these were made."""
+
     def public_key(self, name: str) -> bytes:
         """The public key (32 bytes) of that member."""
 
@@ -34,6 +37,13 @@ class Oracle:
         self._scheduler = scheduler
         # signature -> (time of first signing, public key, message)
         self._made: dict[bytes, tuple[int, bytes, bytes]] = {}
+
+    def later(self, scheduler: Scheduler) -> "Oracle":
+        """The same keys in the time of another scheduler, before which all of these were made."""
+        other = Oracle(0, scheduler)
+        other._secret = self._secret
+        other._made = {made: (0, key, message) for made, (_, key, message) in self._made.items()}
+        return other
 
     def public_key(self, name: str) -> bytes:
         """The public key of that member: its number in this world."""
@@ -82,6 +92,10 @@ class RealKeys:
         self._make_key = make_key
         self._verify = verify
         self._keys: dict[str, tuple[bytes, Sign]] = {}
+
+    def later(self, scheduler: Scheduler) -> "RealKeys":
+        """The same keys in the time of another scheduler."""
+        return self
 
     def _key(self, name: str) -> tuple[bytes, Sign]:
         if name not in self._keys:

@@ -1,11 +1,14 @@
 """What all parts of one run share: its seed, time, cluster, keys, builds, faults and goals."""
 
+from collections.abc import Mapping
+
 import msgspec
 
 from ci.limits import Limits
 from pbft.authentication import Authenticator
 from pbft.core import Settings
 from pbft.genesis import Cluster
+from pbft.ports import Entry
 from simulator.world.builds import BuildTruth
 from simulator.world.coverage_goals import CoverageGoals
 from simulator.world.fault_record import FaultRecord
@@ -46,6 +49,9 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     record: FaultRecord = msgspec.field(default_factory=FaultRecord)
     goals: CoverageGoals = msgspec.field(default_factory=CoverageGoals)
     stand_by_seconds: float = 1.0
+    # Of a later epoch: the parts of the state that it begins with, and the ledger up to there.
+    begin: Mapping[str, bytes] | None = None
+    begin_entries: tuple[Entry, ...] = ()
 
     def violate(self, invariant: str, details: str) -> None:
         """End the run: this invariant does not hold. Raises Violation."""

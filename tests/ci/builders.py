@@ -176,7 +176,7 @@ class World:
 
     def new_application(self) -> BuildApplication:
         """An application in its first state that reads this world's ledger."""
-        return BuildApplication(self.cluster, self.limits, self.find_statement)
+        return BuildApplication(self.cluster, self.limits, self.find_statement, verify=verify)
 
     def restart(self) -> None:
         """Go on with another application, restored from this one's parts."""

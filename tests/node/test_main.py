@@ -12,7 +12,8 @@ from ci.operations import SubmitBuild, encode_operation
 from common.address import Address
 from common.configuration.config import RepositoryEntry
 from common.web.peers import Peers
-from node.main import _Member, _Node, _open_replica
+from node.main import _Node
+from node.opening import Member, open_replica
 from node.storage.damage import StoreDamaged, StoreNotOurs
 from node.storage.ledger_table import LedgerTable
 from pbft.authentication import Identity, sign_message
@@ -50,7 +51,7 @@ async def test_a_node_ends_where_its_commit_statuses_meet_damage(
     replicas = Peers(dict.fromkeys(NAMES, address))
     limits = Limits()
     identity = Identity(make_cluster(limits), "node0", KEYS["node0"].sign)
-    node = _Node(config, _Member(identity, limits, replicas))
+    node = _Node(config, Member(identity, limits, replicas))
     monkeypatch.setattr(LedgerTable, "entries", entries)
     with pytest.raises(StoreDamaged, match="its structure is broken"):
         await asyncio.wait_for(node.run(), PATIENCE_SECONDS)
@@ -64,7 +65,7 @@ def test_nothing_is_called_forgotten_while_an_entry_is_suspected(make_config: Co
     )
     signed = make_request(Identity(cluster, "client", KEYS["client"].sign), 1, operation)
     identity = Identity(cluster, "node0", KEYS["node0"].sign)
-    runtime = _open_replica(make_config(), identity, limits)
+    runtime = open_replica(make_config(), identity, limits)
 
     def find_deferred() -> object:
         return runtime.application.find_deferred(decode_request(signed), digest_of(signed.payload))
@@ -81,7 +82,7 @@ def test_ballots_are_kept_for_a_moment_that_is_short_beside_the_timer(
 ) -> None:
     config = make_config(view_change_seconds=patience)
     identity = Identity(make_cluster(Limits()), "node0", KEYS["node0"].sign)
-    runtime = _open_replica(config, identity, Limits())
+    runtime = open_replica(config, identity, Limits())
     settings = runtime.replica.core.settings
     runtime.store.close()
     assert settings.batch_delay_seconds == pytest.approx(delay)
@@ -102,9 +103,9 @@ def test_a_store_that_waits_to_execute_a_recover_of_an_older_version_is_refused_
         payload = encode_message(commit)
         commits.append(sign_message(commit, payload, Identity(cluster, name, KEYS[name].sign)))
     identity = Identity(cluster, "node0", KEYS["node0"].sign)
-    runtime = _open_replica(config, identity, limits)
+    runtime = open_replica(config, identity, limits)
     runtime.store.save([SavedBody(1, digest, body), Executed(1, digest, tuple(commits))], [])
     runtime.store.close()
     with pytest.raises(StoreNotOurs, match="run the version that wrote it until") as refused:
-        _open_replica(config, identity, limits)
+        open_replica(config, identity, limits)
     assert "\n" not in str(refused.value)

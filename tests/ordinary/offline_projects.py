@@ -38,7 +38,6 @@ from tests.ordinary.projects import (
     DOCUMENT,
     NAMED_IMAGES,
     PROJECTS,
-    RUST,
     NoSource,
     Project,
     named_images,

@@ -65,7 +65,7 @@ def check_ledgers(world: World, names: tuple[str, ...]) -> None:
 
 def check_numbers(world: World, name: str) -> None:
     """One number after the other, in every life; further only with a fetched state."""
-    highest = 0
+    highest = world.cluster.begins_after
     events = [event for output in world.outputs[name] for event in output.events]
     for event in events:
         sequence = event.details.get("sequence")

@@ -364,7 +364,7 @@ def test_a_state_of_an_older_version_keeps_its_digest() -> None:
     """It remembered 16 nonces of each replica."""
     world = World()
     parts = {**state_parts(world.core("r1")), "recoveries": msgspec.msgpack.encode(OLDER)}
-    restore_state(world.core("r2"), parts)
+    restore_state(world.core("r2"), world.core("r1").executed, parts)
     assert world.core("r2").execution.recoveries[3].voting_from == 24
     assert state_parts(world.core("r2")) == parts
 

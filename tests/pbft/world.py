@@ -65,6 +65,8 @@ def verify(key: bytes, message: bytes, signature: bytes) -> bool:
 
 
 MAY_WAIT = b"may wait "
+# An operation that begins so ends the epoch: a configuration follows.
+END = b"end epoch "
 
 
 class Journal:
@@ -74,6 +76,7 @@ class Journal:
         self.operations: list[bytes] = []
         self.head = bytes(32)
         self.count = 0
+        self.is_ending = False
 
     def apply(self, request: Request, request_digest: bytes, sequence: int) -> Applied:
         """Append the operation; the result is the new head."""
@@ -81,7 +84,17 @@ class Journal:
         self.count += 1
         self.head = digest_of(self.head + request.operation)
         entry = Entry(self.count, request.operation, self.head)
-        return Applied("done", b"", self.head, (entry,))
+        ends = request.operation.startswith(END) and not self.is_ending
+        self.is_ending |= ends
+        successor = request.operation.removeprefix(END) if ends else b""
+        return Applied("done", b"", self.head, (entry,), successor=successor)
+
+    def end_epoch(self) -> tuple[Entry, ...]:
+        """Append a line that says so."""
+        self.is_ending = False
+        self.count += 1
+        self.head = digest_of(self.head + b"ended")
+        return (Entry(self.count, b"ended", self.head),)
 
     def find_deferred(
         self, request: Request, request_digest: bytes
@@ -95,11 +108,13 @@ class Journal:
 
     def parts(self) -> dict[str, bytes]:
         """The head and the count stand for the whole list."""
-        return {"journal": msgspec.msgpack.encode((self.count, self.head))}
+        parts = {"journal": msgspec.msgpack.encode((self.count, self.head))}
+        return {**parts, "journal/ends": b""} if self.is_ending else parts
 
     def restore(self, parts: Mapping[str, bytes]) -> None:
         """The list itself is not part of the state; only what is digested comes back."""
         self.count, self.head = msgspec.msgpack.decode(parts["journal"], type=tuple[int, bytes])
+        self.is_ending = "journal/ends" in parts
 
 
 class WrongOnce(Journal):
@@ -184,6 +199,26 @@ class CrashPoint(msgspec.Struct, frozen=True):
     sent: int
 
 
+def genesis_of(
+    replicas: int | Sequence[str],
+    *,
+    checkpoint_interval: int = 8,
+    window: int = 16,
+    client_window: int = 64,
+) -> Genesis:
+    """With replicas of these names, or so many of the names `r0` ..., and the two clients."""
+    names = replicas if isinstance(replicas, Sequence) else [f"r{n}" for n in range(replicas)]
+    return Genesis(
+        FORMAT_VERSION,
+        tuple(Member(name, public_key(name), ("replica",)) for name in names),
+        tuple(Member(name, public_key(name), ("gateway",)) for name in CLIENTS),
+        checkpoint_interval,
+        window,
+        client_window,
+        b"",
+    )
+
+
 class World:
     """Replicas `r0` ..., the clients `client` and `other`, their disks, and messages under way."""
 
@@ -196,19 +231,18 @@ class World:
         client_window: int = 64,
         settings: Settings | None = None,
         application: Callable[[str], Journal] = lambda name: Journal(),
+        begins: tuple[Cluster, Mapping[str, bytes]] | None = None,
     ) -> None:
-        self.names = tuple(f"r{index}" for index in range(replicas))
-        self.cluster = Cluster(
-            Genesis(
-                FORMAT_VERSION,
-                tuple(Member(name, public_key(name), ("replica",)) for name in self.names),
-                tuple(Member(name, public_key(name), ("gateway",)) for name in CLIENTS),
-                checkpoint_interval,
-                window,
-                client_window,
-                b"",
-            )
+        """begins: a cluster that continues another one, and the parts of the state there."""
+        genesis = genesis_of(
+            replicas,
+            checkpoint_interval=checkpoint_interval,
+            window=window,
+            client_window=client_window,
         )
+        self.begin: Mapping[str, bytes] | None
+        self.cluster, self.begin = (Cluster(genesis), None) if begins is None else begins
+        self.names = self.cluster.replica_names
         self.settings = settings or Settings()
         self.now = 0.0
         self.disks = {name: Disk() for name in self.names}
@@ -235,6 +269,7 @@ class World:
             verify,
             self.applications[name],
             settings=self.settings,
+            begin=self.begin,
         )
         disk = self.disks[name]
         bodies = {digest: body for digest, (_, body) in disk.bodies.items()}

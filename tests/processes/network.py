@@ -93,8 +93,8 @@ class ComparedNetwork(RunningNetwork):
         for name, ledger in ledgers.items():
             different = next((a.index for a, b in zip(first, ledger, strict=False) if a != b), None)
             assert ledger == first, f"{name} and {asked[0]} differ from entry {different} on"
-        cluster_id = bytes.fromhex(self.status(asked[0])["cluster"])
-        assert verify_chain(first, genesis_head(cluster_id)) is None
+        lineage = bytes.fromhex(self.status(asked[0])["lineage"])
+        assert verify_chain(first, genesis_head(lineage)) is None
         return first
 
 

@@ -13,7 +13,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+import yaml
 from securesystemslib.exceptions import VerificationError
 
 from ci.artifact_rules import BILL_OF_MATERIALS
@@ -24,6 +26,7 @@ from ci.supplement import supplement_bytes
 from client.commands.envelope import trust_of
 from client.main import main
 from common.address import Address
+from common.configuration.config import AncestryEntry
 from common.configuration.keys import load_public_key, verify
 from pbft.genesis import Cluster
 from scripts import verify_build
@@ -58,6 +61,16 @@ class Consumer:
         self.cluster_file = write_cluster(folder, cluster, addresses)
         self.trust_file = folder / "trust.json"
         self.trust_file.write_text(json.dumps(trust_of(cluster)))
+
+    def of_epoch(self, cluster: Cluster) -> "Consumer":
+        """The same consumer with the cluster file of that epoch."""
+        ancestry = cluster.ancestry
+        assert ancestry is not None
+        settings = yaml.safe_load(self.cluster_file.read_text())
+        settings["ancestry"] = msgspec.to_builtins(AncestryEntry.of(ancestry))
+        self.cluster_file.write_text(yaml.safe_dump(settings))
+        self.trust_file.write_text(json.dumps(trust_of(cluster)))
+        return self
 
     def both(self, data: bytes, *flags: str) -> int:
         """The exit code of both programs, which must be the same, for whatever build it is."""
@@ -460,6 +473,27 @@ def test_another_clusters_verdict_is_refused(consumer: Consumer) -> None:
     assert consumer.both(as_bytes(signed(statement, 0, 1, 2))) == 2
 
 
+def test_an_epoch_believes_its_own_verdicts_and_earlier_ones(tmp_path: Path) -> None:
+    first = Consumer(tmp_path)
+    genesis = first.world.cluster.genesis
+    before = as_bytes(signed(first.statement(PASSED, PASSED, PASSED), 0, 1))
+    later = first.world.cluster.succeeded_by(genesis, 8, bytes(32))
+    world = World(later)
+    build = world.open()
+    for index in range(3):
+        world.cast(build, index, PASSED)
+    after = as_bytes(signed(bytes(world.verdict_entries()[0].statement), 0, 1))
+
+    assert first.both(before) == 0
+    assert first.both(after) == 2
+    assert first.of_epoch(later).both(before) == 0
+    assert first.of_epoch(later).both(after) == 0
+    # it has the same lineage and number, and began with another state
+    other = first.world.cluster.succeeded_by(genesis, 8, b"x" * 32)
+    assert first.of_epoch(other).both(before) == 0
+    assert first.of_epoch(other).both(after) == 2
+
+
 def each_byte_changed(data: bytes) -> Iterator[bytes]:
     """The data with one byte changed, each in its turn."""
     chance = random.Random(1)
@@ -554,6 +588,9 @@ def test_spoilt_signatures_beside_good_ones(consumer: Consumer) -> None:
         {"faults_max": -1},
         {"faults_max": True},
         {"cluster": None},
+        {"epoch": 1},
+        {"epoch": True, "instance": "aa"},
+        {"instance": "aa"},
     ],
 )
 def test_a_trust_file_that_makes_no_sense_is_refused(

@@ -68,7 +68,7 @@ async def test_a_build_goes_from_its_webhook_to_its_verdict(running: Running) ->
     build = await running.gateway.submit(REPOSITORY, "master", None)
     record = await decided(running, build)
     assert record.statement is not None
-    verdict = accepted_verdict(record.statement, running.network.cluster.id, build)
+    verdict = accepted_verdict(record.statement, running.network.cluster, build)
     assert verdict is not None
     assert (verdict.outcome, verdict.commit, verdict.branch) == (Outcome.PASSED, COMMIT, "master")
     assert (

@@ -16,6 +16,7 @@ from common.configuration.keys import verify
 from pbft.authentication import Authenticator, Identity
 from pbft.client import make_request
 from pbft.codec import decode_signed, encode_signed
+from pbft.genesis import Cluster
 from tests.ci.builders import COMMIT, FAILED, PASSED, World, artifact, finding
 from tests.client.running_network import key_of
 
@@ -224,10 +225,11 @@ class TestCheckedBallot:
 
 def test_a_verdict_counts_for_its_own_build_and_cluster_only() -> None:
     world, build, statement, _ = decided([PASSED] * 3)
-    assert accepted_verdict(statement, world.cluster.id, build) is not None
-    assert accepted_verdict(statement, world.cluster.id, bytes(32)) is None
-    assert accepted_verdict(statement, bytes(32), build) is None
-    assert accepted_verdict(b"{}", world.cluster.id, build) is None
+    assert accepted_verdict(statement, world.cluster, build) is not None
+    assert accepted_verdict(statement, world.cluster, bytes(32)) is None
+    other = Cluster(msgspec.structs.replace(world.cluster.genesis, application=b"other"))
+    assert accepted_verdict(statement, other, build) is None
+    assert accepted_verdict(b"{}", world.cluster, build) is None
 
 
 def test_times_are_utc_with_milliseconds() -> None:

@@ -1,0 +1,122 @@
+"""Where the records of an epoch are, and the state that it begins with (docs/decisions/0058).
+
+The rule: each epoch has a store of its own, and the stores of those before are only read. A later
+epoch has a folder that holds, beside its store, the parts of the state at the end of the one
+before. They count only if they have the digest that the cluster's ancestry names.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import msgspec
+
+from ci.state_partitions import ledger_position
+from node.storage import folders
+from node.storage.damage import StoreDamaged, StoreNotOurs
+from node.storage.store import Store
+from pbft.certificates import state_digest
+from pbft.genesis import Cluster
+from pbft.ports import Entry, SavedEntry
+
+BEGIN_NAME = "begin-state"
+# More than any state has (`ci.admission.room_refusal`).
+BEGIN_BYTES_MAX = 2 * 1024 * 1024 * 1024
+# What is copied of a ledger in one transaction.
+COPIED_ENTRIES = 500
+# The name of a folder that is not complete.
+UNFINISHED = ".unfinished"
+
+
+def epoch_folder(data_directory: Path, epoch: int) -> Path:
+    """The folder of an epoch's store: the data directory itself for epoch 0."""
+    return data_directory / f"epoch-{epoch}" if epoch else data_directory
+
+
+def read_begin(data_directory: Path, cluster: Cluster) -> Mapping[str, bytes] | None:
+    """The state that this epoch begins with; None for epoch 0, which begins with none.
+
+    Raises StoreNotOurs where it was not taken over yet, StoreDamaged where it is another one, and
+    OSError.
+    """
+    if cluster.ancestry is None:
+        return None
+    file = epoch_folder(data_directory, cluster.epoch) / BEGIN_NAME
+    if not file.exists():
+        raise StoreNotOurs(
+            f"{file} is missing: this node has not taken over epoch {cluster.epoch}; run `succeed`"
+        )
+    return read_state(file, cluster)
+
+
+def read_state(file: Path, cluster: Cluster) -> Mapping[str, bytes]:
+    """The state in a file, if it is what the cluster's ancestry names.
+
+    Raises StoreDamaged where it is not, and OSError.
+    """
+    assert cluster.ancestry is not None
+    if file.stat().st_size > BEGIN_BYTES_MAX:
+        raise StoreDamaged(f"{file} is larger than a state can be")
+    try:
+        parts = msgspec.msgpack.decode(file.read_bytes(), type=dict[str, bytes])
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise StoreDamaged(f"{file} holds no state ({error})") from error
+    if state_digest(parts) != cluster.ancestry.state:
+        raise StoreDamaged(
+            f"{file} is not the state that epoch {cluster.epoch} begins with; take begin-state of"
+            " another member"
+        )
+    return parts
+
+
+def take_over(
+    data_directory: Path,
+    cluster: Cluster,
+    name: str,
+    *,
+    parts: Mapping[str, bytes],
+    entries: Iterator[Entry],
+) -> Path:
+    """Make the store of a later epoch; the folder, which is there complete or not at all.
+
+    parts: the state that it begins with. entries: the ledger up to there, from the first entry on,
+    as far as it is here: the rest is fetched from other replicas. If the folder is there, only the
+    state is put into it, where that is missing: a recovery may have begun there. Raises OSError,
+    StoreUnusable, SaveFailed.
+    """
+    folder = epoch_folder(data_directory, cluster.epoch)
+    if folder.exists():
+        if not (folder / BEGIN_NAME).exists():
+            _write_begin(folder, parts)
+        return folder
+    unfinished = folder.with_name(folder.name + UNFINISHED)
+    if unfinished.exists():
+        shutil.rmtree(unfinished)
+    store = Store(unfinished, cluster.id, name, lineage=cluster.lineage)
+    try:
+        chunk: list[SavedEntry] = []
+        for entry in entries:
+            chunk.append(SavedEntry(entry))
+            if len(chunk) == COPIED_ENTRIES:
+                store.save(chunk, [])
+                chunk = []
+        if chunk:
+            store.save(chunk, [])
+        store.note_ledger_position(*ledger_position(parts))
+    finally:
+        store.close()
+    _write_begin(unfinished, parts)
+    unfinished.rename(folder)
+    folders.sync(data_directory)
+    return folder
+
+
+def _write_begin(folder: Path, parts: Mapping[str, bytes]) -> None:
+    file = folder / (BEGIN_NAME + UNFINISHED)
+    with open(file, "wb") as stream:
+        stream.write(msgspec.msgpack.encode(dict(sorted(parts.items()))))
+        stream.flush()
+        os.fsync(stream.fileno())
+    file.rename(folder / BEGIN_NAME)
+    folders.sync(folder)

@@ -1,0 +1,153 @@
+"""Members and keys change on real nodes, and nothing is lost: one epoch after another, by hand."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ci.ledger import MembersEntry, SupersededEntry, VerdictEntry, decode_entry
+from ci.statement import parse_statement
+from common.configuration.keys import generate_key_files
+from tests.processes.build_gate import BuildGate
+from tests.processes.conftest import NetworkMaker
+from tests.processes.network import CLIENT, VERDICT_SECONDS, Network, pipeline
+from tests.processes.programs import Ended, client, run
+from tests.processes.test_limit_changes import operated_by
+
+pytestmark = pytest.mark.processes
+
+NODES = ("node0", "node1", "node2", "node3")
+
+
+def cluster_file(network: Network) -> Path:
+    return network.config_file(CLIENT).with_name("cluster.yml")
+
+
+def members(network: Network, folder: Path, name: str, *words: str) -> Ended:
+    """What an operator types."""
+    key = str(folder / f"{name}.private.pem")
+    return client(network, "members", *words, "--yes", "--operator-key", key)
+
+
+def node(network: Network, name: str, command: str, *words: str) -> Ended:
+    """A command of that node's program."""
+    return run("-m", "node", "--config", str(network.config_file(name)), command, *words)
+
+
+def next_file(network: Network, folder: Path) -> Path:
+    """The cluster file with another key for node3, beside the present one."""
+    file = cluster_file(network)
+    settings: dict[str, Any] = yaml.safe_load(file.read_text())
+    public = folder / "new-node3.public.pem"
+    generate_key_files(folder / "new-node3.private.pem", public)
+    settings["replicas"][3].pop("public_key", None)
+    settings["replicas"][3]["public_key_file"] = str(public)
+    following = file.with_name("next.yml")
+    following.write_text(yaml.safe_dump(settings, sort_keys=False))
+    return following
+
+
+def use_new_key(settings: dict[str, Any], folder: Path) -> None:
+    settings["private_key_file"] = str(folder / "new-node3.private.pem")
+
+
+def test_a_key_is_replaced_and_nothing_is_lost(make_network: NetworkMaker, tmp_path: Path) -> None:
+    gate = BuildGate(tmp_path, None)
+    network = make_network(
+        {
+            "main": pipeline("true"),
+            "waiting": pipeline(gate.wait, timeout_seconds=100),
+        },
+        overrides={"cluster": {**operated_by(tmp_path), "checkpoint_interval": 8, "window": 16}},
+    )
+    network.start()
+    before = network.post("main")
+    assert network.verdict(before)["verdict"]["outcome"] == "passed"
+    envelope = tmp_path / "before.json"
+    saved = client(network, "attest", before, "--output", str(envelope))
+    assert saved.code == 0, saved
+    waiting = network.post("waiting")
+    network.wait_until(
+        lambda: all(
+            network.node(name, f"/builds/{waiting}").json().get("state") == "building"
+            for name in NODES
+        ),
+        "the build runs on all",
+        VERDICT_SECONDS,
+    )
+
+    following = next_file(network, tmp_path)
+    refused = members(network, tmp_path, "anna", "propose", str(following), "--ready", "nothing")
+    assert refused.code == 2, refused
+    readies = []
+    for name in NODES:
+        ready = tmp_path / f"{name}.ready.yml"
+        key = ["--key", str(tmp_path / "new-node3.private.pem")] if name == "node3" else []
+        said = node(network, name, "ready", str(following), "--output", str(ready), *key)
+        assert said.code == 0, said
+        readies.append(str(ready))
+    words = ("propose", str(following), "--ready")
+    old = members(network, tmp_path, "anna", *words, *readies[:3])
+    assert "a replica with a new key is not ready" in old.errors, old
+    proposed = members(network, tmp_path, "anna", *words, *readies)
+    assert proposed.code == 0, proposed
+    assert "has another key  node3" in proposed.output, proposed
+    pending = client(network, "members", "pending")
+    assert "members proposed by anna" in pending.output, pending
+    approved = members(network, tmp_path, "boris", "approve", str(following))
+    assert "approved for 2 of the 3 replicas needed" in approved.output, approved
+    made = members(network, tmp_path, "carla", "approve", str(following))
+    assert "the change is made" in made.output, made
+
+    network.wait_until(
+        lambda: all(network.node(n, "/pbft/members").json()["is_sealed"] for n in NODES),
+        "all have sealed the epoch",
+        VERDICT_SECONDS,
+    )
+    network.wait_until(
+        lambda: network.status("node0")["status"] == "ended", "the status says so", 30
+    )
+    running = node(network, "node0", "succeed", str(following))
+    assert "in use by another process" in running.errors, running
+    for name in (*NODES, CLIENT):
+        network.stop(name)
+    for name in NODES:
+        done = node(network, name, "succeed", str(following))
+        assert done.code == 0, done
+        assert "the store of epoch 1" in done.output
+    network.rewrite("node3", lambda settings: use_new_key(settings, tmp_path))
+    network.start()
+
+    gate.open(network, waiting)
+    view = network.complete(waiting)
+    assert view["verdict"]["outcome"] == "passed"
+    after = network.post("main")
+    assert network.verdict(after)["verdict"]["outcome"] == "passed"
+    entries = [decode_entry(entry.body) for entry in network.settle()]
+    (change,) = [entry for entry in entries if isinstance(entry, MembersEntry)]
+    assert [approval.operator for approval in change.approvals] == ["anna", "boris", "carla"]
+    superseded = [entry.build for entry in entries if isinstance(entry, SupersededEntry)]
+    assert superseded == [waiting]
+    verdicts = [
+        parse_statement(bytes(entry.statement)).verdict
+        for entry in entries
+        if isinstance(entry, VerdictEntry)
+    ]
+    epochs = [(verdict.build, verdict.epoch) for verdict in verdicts]
+    assert epochs == [(before, 0), (waiting, 1), (after, 1)]
+    checked = client(network, "ledger", "--verify")
+    assert checked.code == 0, checked
+    # what the members of epoch 0 signed still holds, for who has their cluster file
+    first = cluster_file(network).with_name("cluster.epoch-0.yml")
+    old_holds = run("-m", "client", "verify", "--any", str(envelope), "--cluster", str(first))
+    assert old_holds.code == 0, old_holds
+    newer = tmp_path / "after.json"
+    assert client(network, "attest", after, "--output", str(newer)).code == 0
+    too_new = run("-m", "client", "verify", "--any", str(newer), "--cluster", str(first))
+    assert too_new.code != 0
+    now = str(cluster_file(network))
+    holds = run("-m", "client", "verify", "--any", str(newer), "--cluster", now)
+    assert holds.code == 0, holds
+    assert json.loads(newer.read_text())["payload"]
