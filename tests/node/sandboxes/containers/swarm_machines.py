@@ -1,4 +1,4 @@
-"""Two engines in one swarm, each on what stands for a machine: namespaces and folders of its own."""
+"""Two engines in one swarm, each in namespaces and folders of its own."""
 
 import secrets
 import shutil

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from ci.limits import Limits
 from ci.operations import Abstain, BuildResult, Outcome
 from common.configuration.config import NodeConfig
 from driver.ports import BuildOrder
 from node.sandboxes.containers import swarm
 from node.sandboxes.containers.docker_engine import BUILD_LABEL
+from node.sandboxes.containers.swarm_check import check_swarm
 from tests.node.conftest import (
     Builder,
     BuilderMaker,
@@ -72,9 +74,12 @@ async def test_builds_on_a_swarm(
             local_images=(IMAGE,),
             executor="swarm",
             docker_host=manager.host,
-            swarm_workers={machine.name: machine.host for machine in machines},
             swarm_image=IMAGE,
-            **{"abstain_after_seconds": 60, **more},
+            **{
+                "swarm_workers": {machine.name: machine.host for machine in machines},
+                "abstain_after_seconds": 60,
+                **more,
+            },
         )
 
     def commit(*commands: str, **more: object) -> str:
@@ -88,6 +93,16 @@ async def test_builds_on_a_swarm(
     assert found.compared.exit_code == 0, builder.log(order)
     assert [artifact.path for artifact in found.compared.artifacts] == ["file"]
     assert not reserved_on(manager)
+
+    # what `check` shows of it
+    table = {
+        each.subject: each for each in await asyncio.to_thread(check_swarm, config(), Limits())
+    }
+    for machine in machines:
+        assert table[f"{machine.name}: worker"].text == "ready, active"
+    swapped = {one.name: two.host for one, two in zip(machines, reversed(machines), strict=True)}
+    wrong = await asyncio.to_thread(check_swarm, config(swarm_workers=swapped), Limits())
+    assert sum("is the engine of another node" in each.text for each in wrong) == 2
 
     # a cancel leaves nothing
     order = builder.order(repository.url, commit("sleep 600"))
