@@ -156,7 +156,7 @@ async def test_builds_on_a_swarm(
 def _set_availability(manager: Machine, availability: str) -> None:
     """Whether the manager's own machine takes further tasks."""
     node = next(node for node in manager.client.nodes.list() if _is_manager(node.attrs))
-    node.update({**node.attrs["Spec"], "Availability": availability})  # type: ignore[no-untyped-call]
+    node.update({**node.attrs["Spec"], "Availability": availability})
 
 
 def _is_manager(attributes: dict[str, object]) -> bool:
