@@ -104,16 +104,23 @@ async def test_builds_on_a_swarm(
     wrong = await asyncio.to_thread(check_swarm, config(swarm_workers=swapped), Limits())
     assert sum("is the engine of another node" in each.text for each in wrong) == 2
 
-    # a cancel leaves nothing
+    # a worker that is drained gives its build to the other one, and a cancel leaves nothing
+    _set_availability(manager, manager, "pause")
     order = builder.order(repository.url, commit("sleep 600"))
     building = asyncio.create_task(builder.build(order))
     await until(lambda: "+ sleep 600" in log_so_far(builder, order))
+    _set_availability(manager, manager, "active")
+    _set_availability(manager, worker, "drain")
+    await until(lambda: log_so_far(builder, order).count("+ sleep 600") == 2)
+    assert f"worker {worker.name} is being drained" in builder.log(order)
     building.cancel()
     await asyncio.wait({building})
     await builder.runner.settle()
     assert not reserved_on(manager)
     for machine in machines:
         assert not things_of(machine.client, builder.cluster_id)
+
+    _set_availability(manager, worker, "active")
 
     # another replica of the cluster is refused
     other = await make_builder(config(name="node1"), builder.cluster_id)
@@ -132,13 +139,15 @@ async def test_builds_on_a_swarm(
         assert not reserved_on(manager)
 
     # a worker that dies in mid-build: built anew on the other one
-    _set_availability(manager, "pause")
+    _set_availability(manager, manager, "pause")
+    # it does not know that the worker was drained
+    builder = await make_builder(config(), builder.cluster_id)
     waiting = ("echo begun", "until test -e go; do sleep 0.1; done", "exit 7")
     order = builder.order(repository.url, commit(*waiting))
     building = asyncio.create_task(builder.build(order))
     await until(lambda: f"worker {worker.name}" in log_so_far(builder, order))
     await until(lambda: "\nbegun\n" in builder.log(order))
-    _set_availability(manager, "active")
+    _set_availability(manager, manager, "active")
     worker.kill()
     await until(lambda: f"worker {manager.name}" in builder.log(order))
     await until(lambda: builder.log(order).count("\nbegun\n") == 2)
@@ -153,14 +162,11 @@ async def test_builds_on_a_swarm(
     assert not things_of(manager.client, builder.cluster_id)
 
 
-def _set_availability(manager: Machine, availability: str) -> None:
-    """Whether the manager's own machine takes further tasks."""
-    node = next(node for node in manager.client.nodes.list() if _is_manager(node.attrs))
+def _set_availability(manager: Machine, machine: Machine, availability: str) -> None:
+    """Whether a machine takes further tasks, and keeps those that it has."""
+    nodes = manager.client.nodes.list()
+    node = next(n for n in nodes if n.attrs["Description"]["Hostname"] == machine.name)
     node.update({**node.attrs["Spec"], "Availability": availability})
-
-
-def _is_manager(attributes: dict[str, object]) -> bool:
-    return "ManagerStatus" in attributes
 
 
 def _touch_in(machine: Machine, container: str) -> None:
