@@ -88,7 +88,7 @@ class Reserver(msgspec.Struct, frozen=True):
         the library raises.
         """
         nodes = client.nodes()
-        wanted = [name for name in self.workers if name not in avoided] or self.workers
+        wanted = preferred(nodes, self.workers, avoided)
         order = {
             "task_template": self._task(work.limits, excluded(nodes, wanted)),
             # for people; a service's name has at most 63 characters, and each is taken once
@@ -183,6 +183,19 @@ def excluded(nodes: Sequence[Mapping[str, Any]], workers: Collection[str]) -> li
         for node in nodes
         if not any(is_named(node, worker) for worker in workers)
     ]
+
+
+def preferred(
+    nodes: Sequence[Mapping[str, Any]], workers: Collection[str], avoided: Collection[str]
+) -> Collection[str]:
+    """The workers that are not avoided, if one of them takes builds now; else all."""
+    others = [name for name in workers if name not in avoided]
+    takes_builds = any(
+        node["Status"]["State"] == "ready" and node["Spec"]["Availability"] == "active"
+        for node in nodes
+        if any(is_named(node, name) for name in others)
+    )
+    return others if takes_builds else workers
 
 
 def worker_of(nodes: Sequence[Mapping[str, Any]], node_id: str, workers: Collection[str]) -> str:

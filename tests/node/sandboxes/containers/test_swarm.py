@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from node.sandboxes.containers.swarm import excluded, loss, worker_of
+from node.sandboxes.containers.swarm import excluded, loss, preferred, worker_of
 from node.work.infrastructure_error import InfrastructureError
 
 
@@ -26,6 +26,13 @@ def task(state: str = "running", wanted: str = "running") -> dict[str, Any]:
 def test_nodes_that_the_configuration_does_not_name_get_no_build() -> None:
     nodes = [node("1", "a"), node("2", "b"), node("3", "c")]
     assert excluded(nodes, ("a", "3")) == ["node.id!=2"]
+
+
+def test_a_worker_that_failed_is_avoided_if_another_one_takes_builds() -> None:
+    paused = node("2", "b", availability="pause")
+    assert preferred([node("1", "a"), node("2", "b")], ("a", "b"), ("a",)) == ["b"]
+    assert preferred([node("1", "a"), paused], ("a", "b"), ("a",)) == ("a", "b")
+    assert preferred([node("1", "a")], ("a",), ("a",)) == ("a",)
 
 
 def test_a_node_is_named_by_its_hostname_or_its_id() -> None:

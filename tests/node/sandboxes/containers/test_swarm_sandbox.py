@@ -140,8 +140,6 @@ async def test_builds_on_a_swarm(
 
     # a worker that dies in mid-build: built anew on the other one
     _set_availability(manager, manager, "pause")
-    # it does not know that the worker was drained
-    builder = await make_builder(config(), builder.cluster_id)
     waiting = ("echo begun", "until test -e go; do sleep 0.1; done", "exit 7")
     order = builder.order(repository.url, commit(*waiting))
     building = asyncio.create_task(builder.build(order))
