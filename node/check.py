@@ -15,6 +15,7 @@ from common.finding import Finding, State
 from common.web.peers import Peers
 from node.diagnostics.disk_speed import SAVES_PER_TIMER_MIN
 from node.sandboxes.containers.engine_check import check_engine
+from node.sandboxes.containers.swarm_check import check_swarm
 from node.sources.checkout import Checkout
 from node.work.infrastructure_error import InfrastructureError
 from pbft.authentication import Identity
@@ -44,6 +45,8 @@ async def check_node(
 
 
 async def _engine(config: NodeConfig, limits: Limits) -> list[Finding]:
+    if config.executor == "swarm":
+        return await asyncio.to_thread(check_swarm, config, limits)
     if config.executor != "docker":
         text = f"executor: {config.executor}: builds have the rights of this user; trust all of"
         return [Finding("Docker", State.WARNING, f"{text} their authors")]

@@ -5,12 +5,11 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import get_args
 
 import docker
 import docker.errors
 
-from common.configuration.config import ClientConfig, ConfigError, NodeConfig, SandboxKind
+from common.configuration.config import ClientConfig, ConfigError, NodeConfig
 from common.english import counted, plural
 from node.faults.misbehaviours import KINDS
 from scripts.base_image import EXAMPLE_IMAGE, NoBaseImage, ensure_example_image
@@ -215,7 +214,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Start the example's nodes and return when all answer.",
     )
     starting.add_argument(
-        "--executor", choices=get_args(SandboxKind), help="where builds run (default: docker)"
+        "--executor", choices=("docker", "process"), help="where builds run (default: docker)"
     )
     starting.add_argument(
         "--faulty",

@@ -120,7 +120,9 @@ ImageText = Annotated[
 # The key of a replica that nobody has: the seat counts, and is as one that is down.
 VACANT = "vacant"
 Role = Literal["gateway", "operator"]
-SandboxKind = Literal["docker", "process"]
+# each has connections of its own
+SWARM_WORKERS_MAX = 64
+SandboxKind = Literal["docker", "process", "swarm"]
 LogFormat = Literal["text", "json"]
 TlsMode = Literal["required", "off"]
 FaultKind = Literal[
@@ -299,6 +301,10 @@ class NodeConfig(msgspec.Struct, frozen=True):
     docker_host: DockerHost | None = None
     # the folder with ca.pem, cert.pem and key.pem for an engine at tcp://, as DOCKER_CERT_PATH
     docker_tls_folder: Path | None = None
+    # with `executor: swarm`: the engine of each worker, by the hostname or id of its node
+    swarm_workers: dict[MemberName, DockerHost] = {}
+    # of the task that reserves a worker; it has `sleep`
+    swarm_image: ImageText = "busybox"
     builds_at_once: Annotated[int, msgspec.Meta(ge=1, le=256)] = 2
     # how many builds' logs and artifacts are kept, of what size in all, and for how long; the
     # oldest go first
@@ -532,17 +538,36 @@ def _check_engine(config: NodeConfig) -> None:
 
     Raises ConfigError.
     """
+    if bool(config.swarm_workers) != (config.executor == "swarm"):
+        raise ConfigError.at(
+            config.file,
+            "swarm_workers",
+            f"has {len(config.swarm_workers)} workers, and executor is {config.executor}",
+            "with executor: swarm, and only then, name each worker and its engine",
+        )
+    if len(config.swarm_workers) > SWARM_WORKERS_MAX:
+        raise ConfigError.at(
+            config.file,
+            "swarm_workers",
+            f"has {len(config.swarm_workers)} workers",
+            f"at most {SWARM_WORKERS_MAX} are allowed",
+        )
     host, folder = config.docker_host, config.docker_tls_folder
+    hosts = {f"swarm_workers.{name}": worker for name, worker in config.swarm_workers.items()}
+    if host is not None:
+        hosts["docker_host"] = host
     if folder is None:
-        if host is not None and host.startswith("tcp://") and not _is_loopback(host):
+        for key, host in hosts.items():
+            if not host.startswith("tcp://") or _is_loopback(host):
+                continue
             raise ConfigError.at(
                 config.file,
-                "docker_host",
+                key,
                 f"{host} is on another machine, and without TLS whoever reaches it is root there",
                 "set docker_tls_folder, or use ssh://",
             )
         return
-    if host is None or not host.startswith("tcp://"):
+    if not any(each.startswith("tcp://") for each in hosts.values()):
         raise ConfigError.at(
             config.file,
             "docker_tls_folder",

@@ -110,6 +110,12 @@ def _read(kind: Any, value: object, file: Path, *, key: str) -> Any:
         return tuple(
             _read(item_kind, item, file, key=f"{key}[{index}]") for index, item in enumerate(value)
         )
+    if get_origin(plain) is dict and isinstance(value, dict):
+        name_kind, item_kind = get_args(plain)
+        return {
+            _read(name_kind, name, file, key=key): _read(item_kind, item, file, key=f"{key}.{name}")
+            for name, item in value.items()
+        }
     if isinstance(plain, type) and issubclass(plain, msgspec.Struct):
         return read_struct(plain, value, file, key=key)
     if value is False and "off" in _words(plain):

@@ -56,6 +56,7 @@ from node.outputs.build_log import TIMES, BuildLog
 from node.outputs.case_details import DETAILS, keep_details
 from node.outputs.kept_builds import WORK_FOLDER, KeptBuilds, remove_folder
 from node.sandboxes.containers.docker_sandbox import DockerSandbox
+from node.sandboxes.containers.swarm_sandbox import SwarmSandbox
 from node.sandboxes.process_sandbox import ProcessSandbox
 from node.sandboxes.sandbox import (
     NETWORK_WAS_OFF,
@@ -134,13 +135,7 @@ class BuildRunner:
         thread_count = 3 * config.builds_at_once + 1
         self._threads = ThreadPoolExecutor(thread_count, thread_name_prefix="build")
         self._checkout = Checkout(config, self._threads)
-        self._sandbox: Sandbox = (
-            ProcessSandbox(self._threads)
-            if config.executor == "process"
-            else DockerSandbox(
-                config, cluster_id, threads=self._threads, connections_max=thread_count
-            )
-        )
+        self._sandbox = self._make_sandbox(cluster_id, thread_count)
         self._cached_runs = CachedRuns(
             config,
             self._threads,
@@ -272,7 +267,10 @@ class BuildRunner:
         return read_log_file(path, offset, bytes_max=bytes_max)
 
     def state(self, build: bytes, opened: int) -> str:
-        """waiting | checkout | image | caches | services | building | retrying: <reason> | none"""
+        """waiting | checkout | worker | image | caches | services | building | retrying: <reason>
+
+        Or none.
+        """
         return self._states.get((build, opened), "none")
 
     def states(self) -> list[str]:
@@ -587,6 +585,12 @@ class BuildRunner:
         if name == DOCKERFILE:
             return data, digest
         return parse_pipeline(data, limits, source.commit_seconds), digest
+
+    def _make_sandbox(self, cluster_id: bytes, thread_count: int) -> Sandbox:
+        if self._config.executor == "process":
+            return ProcessSandbox(self._threads)
+        kind = SwarmSandbox if self._config.executor == "swarm" else DockerSandbox
+        return kind(self._config, cluster_id, threads=self._threads, connections_max=thread_count)
 
     def _open_log(self, order: BuildOrder) -> BuildLog:
         try:

@@ -62,7 +62,7 @@ class CachedRuns:
         )
         store = CacheStore(config.data_directory / CACHES_FOLDER, rules)
         self.caches = BuildCaches(store, config.name)
-        self._is_used = config.executor == "docker"
+        self._is_used = config.executor != "process"
         self._threads = threads
         self._checkout = checkout
         self._sandbox = sandbox

@@ -270,7 +270,9 @@ class DockerEngine:
         environment = dict(os.environ)
         if self._docker_host is not None:
             environment["DOCKER_HOST"] = self._docker_host
-        if self._tls_folder is not None:
+        # with a swarm, some engines may be reached otherwise
+        is_tcp = environment.get("DOCKER_HOST", "").startswith("tcp://")
+        if self._tls_folder is not None and is_tcp:
             environment["DOCKER_TLS_VERIFY"] = "1"
             environment["DOCKER_CERT_PATH"] = str(self._tls_folder)
         return EngineClient(

@@ -259,6 +259,16 @@ def test_a_client_file(tmp_path: Path) -> None:
             "docker_tls_folder: tls\ndocker_host: ssh://ci@10.0.0.1",
             "docker_tls_folder: is for an engine at tcp://, and docker_host is ssh://ci@10.0.0.1;",
         ),
+        ("executor: swarm", "swarm_workers: has 0 workers, and executor is swarm;"),
+        (
+            "swarm_workers: {a: 'unix:///a'}",
+            "swarm_workers: has 1 workers, and executor is docker;",
+        ),
+        (
+            "executor: swarm\nswarm_workers: {a: 'unix:///a', b: 'tcp://10.0.0.1:2376'}",
+            "swarm_workers.b: tcp://10.0.0.1:2376 is on another machine, and without TLS",
+        ),
+        ("executor: swarm\nswarm_workers: {a: b}", "swarm_workers.a: is 'b'; unix:///PATH"),
         (
             "package_proxies: {pip: 'https://user:word@p.example/simple/'}",
             "package_proxies.pip: is 'https://user:word@p.example/simple/'; http:// or https://,"

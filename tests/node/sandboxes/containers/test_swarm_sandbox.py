@@ -1,0 +1,174 @@
+"""Builds on two real engines in one swarm, one of which loses its power."""
+
+import asyncio
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from ci.limits import Limits
+from ci.operations import Abstain, BuildResult, Outcome
+from common.configuration.config import NodeConfig
+from driver.ports import BuildOrder
+from node.sandboxes.containers import swarm
+from node.sandboxes.containers.docker_engine import BUILD_LABEL
+from node.sandboxes.containers.swarm_check import check_swarm
+from tests.node.conftest import (
+    Builder,
+    BuilderMaker,
+    ConfigMaker,
+    GitRepository,
+    pipeline,
+    things_of,
+    until,
+)
+from tests.node.sandboxes.containers.swarm_machines import IMAGE, Machine, running_swarm
+
+pytestmark = [
+    pytest.mark.docker,
+    pytest.mark.long,
+    pytest.mark.skipif(os.geteuid() != 0, reason="namespaces for two machines need root"),
+]
+
+HARDENED = (
+    'test "$(grep -c NoNewPrivs:.1 /proc/self/status)" = 1',
+    "! grep -q eth /proc/net/dev",
+    "! touch /bin/x",
+)
+
+
+@pytest.fixture(scope="module")
+def machines() -> Iterator[tuple[Machine, Machine]]:
+    with running_swarm() as made:
+        yield made
+
+
+def builds_on(machine: Machine) -> list[str]:
+    """The containers of builds on a machine's engine, but for those of tasks."""
+    listed = machine.client.api.containers(filters={"label": BUILD_LABEL})
+    return [container["Id"] for container in listed]
+
+
+def reserved_on(machine: Machine) -> list[object]:
+    return machine.client.api.services()  # type: ignore[no-untyped-call, no-any-return]
+
+
+def log_so_far(builder: Builder, order: BuildOrder) -> str:
+    path = builder.runner.log_path(order.build, order.opened)
+    return path.read_text(errors="replace") if path.exists() else ""
+
+
+async def test_builds_on_a_swarm(
+    machines: tuple[Machine, Machine],
+    repository: GitRepository,
+    make_config: ConfigMaker,
+    make_builder: BuilderMaker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One network of engines for all of it: they take longer to start than builds to run."""
+    manager, worker = machines
+
+    def config(**more: object) -> NodeConfig:
+        return make_config(
+            repository.url,
+            local_images=(IMAGE,),
+            executor="swarm",
+            docker_host=manager.host,
+            swarm_image=IMAGE,
+            **{
+                "swarm_workers": {machine.name: machine.host for machine in machines},
+                "abstain_after_seconds": 60,
+                **more,
+            },
+        )
+
+    def commit(*commands: str, **more: object) -> str:
+        return repository.commit({".pbft-ci.yml": pipeline(IMAGE, *commands, **more)})
+
+    # isolated as on a single engine, with what it made
+    builder = await make_builder(config())
+    commands = (*HARDENED, "echo made > file")
+    order = builder.order(repository.url, commit(*commands, artifacts=["file"]))
+    found = await builder.find(order)
+    assert found.compared.exit_code == 0, builder.log(order)
+    assert [artifact.path for artifact in found.compared.artifacts] == ["file"]
+    assert not reserved_on(manager)
+
+    # what `check` shows of it
+    table = {
+        each.subject: each for each in await asyncio.to_thread(check_swarm, config(), Limits())
+    }
+    for machine in machines:
+        assert table[f"{machine.name}: worker"].text == "ready, active"
+    swapped = {one.name: two.host for one, two in zip(machines, reversed(machines), strict=True)}
+    wrong = await asyncio.to_thread(check_swarm, config(swarm_workers=swapped), Limits())
+    assert sum("is the engine of another node" in each.text for each in wrong) == 2
+
+    # a worker that is drained gives its build to the other one, and a cancel leaves nothing
+    _set_availability(manager, manager, "pause")
+    order = builder.order(repository.url, commit("sleep 600"))
+    building = asyncio.create_task(builder.build(order))
+    await until(lambda: "+ sleep 600" in log_so_far(builder, order))
+    _set_availability(manager, manager, "active")
+    _set_availability(manager, worker, "drain")
+    await until(lambda: log_so_far(builder, order).count("+ sleep 600") == 2)
+    assert f"worker {worker.name} is being drained" in builder.log(order)
+    building.cancel()
+    await asyncio.wait({building})
+    await builder.runner.settle()
+    assert not reserved_on(manager)
+    for machine in machines:
+        assert not things_of(machine.client, builder.cluster_id)
+
+    _set_availability(manager, worker, "active")
+
+    # another replica of the cluster is refused
+    other = await make_builder(config(name="node1"), builder.cluster_id)
+    ballot = await other.build(other.order(repository.url, commit("true")))
+    assert isinstance(ballot, Abstain)
+    assert "replica node0 of this cluster uses this swarm" in ballot.reason
+
+    # what no worker has room for waits, and is no result
+    with monkeypatch.context() as patch:
+        patch.setattr(swarm, "PENDING_SECONDS_MAX", 1.0)
+        huge = await make_builder(config(abstain_after_seconds=1), memory_bytes=2**45)
+        ballot = await huge.build(huge.order(repository.url, commit("true")))
+        assert isinstance(ballot, Abstain)
+        assert "no worker of the swarm took the build" in ballot.reason
+        assert "insufficient resources" in ballot.reason
+        assert not reserved_on(manager)
+
+    # a worker that dies in mid-build: built anew on the other one
+    _set_availability(manager, manager, "pause")
+    waiting = ("echo begun", "until test -e go; do sleep 0.1; done", "exit 7")
+    order = builder.order(repository.url, commit(*waiting))
+    building = asyncio.create_task(builder.build(order))
+    await until(lambda: f"worker {worker.name}" in log_so_far(builder, order))
+    await until(lambda: "\nbegun\n" in builder.log(order))
+    _set_availability(manager, manager, "active")
+    worker.kill()
+    await until(lambda: f"worker {manager.name}" in builder.log(order))
+    await until(lambda: builder.log(order).count("\nbegun\n") == 2)
+    for container in builds_on(manager):
+        _touch_in(manager, container)
+    ballot = await building
+    await builder.runner.settle()
+    assert isinstance(ballot, BuildResult), ballot
+    assert (ballot.compared.outcome, ballot.compared.exit_code) == (Outcome.FAILED, 7)
+    assert "infrastructure error" in builder.log(order)
+    assert not reserved_on(manager)
+    assert not things_of(manager.client, builder.cluster_id)
+
+
+def _set_availability(manager: Machine, machine: Machine, availability: str) -> None:
+    """Whether a machine takes further tasks, and keeps those that it has."""
+    nodes = manager.client.nodes.list()
+    node = next(n for n in nodes if n.attrs["Description"]["Hostname"] == machine.name)
+    node.update({**node.attrs["Spec"], "Availability": availability})
+
+
+def _touch_in(machine: Machine, container: str) -> None:
+    """Make the file that a build waits for, in the containers that have its workspace."""
+    api = machine.client.api
+    asked = api.exec_create(container, ["touch", "/workspace/go"])
+    api.exec_start(asked["Id"])
