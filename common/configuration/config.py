@@ -95,6 +95,14 @@ PackageProxy = Annotated[
         description="http:// or https://, without a login (each build could read it)",
     ),
 ]
+RuntimeName = Annotated[
+    str,
+    msgspec.Meta(
+        max_length=64,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z",
+        description="a runtime as the engine calls it, such as runsc",
+    ),
+]
 ImageText = Annotated[
     str, msgspec.Meta(max_length=255, pattern=r"^[!-~]+\Z", description="the name of an image")
 ]
@@ -239,6 +247,8 @@ class NodeConfig(msgspec.Struct, frozen=True):
     docker_host: DockerHost | None = None
     # the folder with ca.pem, cert.pem and key.pem for an engine at tcp://, as DOCKER_CERT_PATH
     docker_tls_folder: Path | None = None
+    # of each container of a build, as the engine calls it; None: the engine's default
+    runtime: RuntimeName | None = None
     builds_at_once: Annotated[int, msgspec.Meta(ge=1, le=256)] = 2
     # how many builds' logs and artifacts are kept, of what size in all, and for how long; the
     # oldest go first
@@ -467,10 +477,17 @@ def _check_network(config: NodeConfig) -> None:
 
 
 def _check_engine(config: NodeConfig) -> None:
-    """Refuse an engine that is reached without TLS by others, or TLS that is not used.
+    """Refuse an engine that others reach without TLS, and TLS or a runtime that is not used.
 
     Raises ConfigError.
     """
+    if config.runtime is not None and config.executor == "process":
+        raise ConfigError.at(
+            config.file,
+            "runtime",
+            f"{config.runtime} is for containers, and executor is process",
+            "set executor: docker, or remove this line",
+        )
     host, folder = config.docker_host, config.docker_tls_folder
     if folder is None:
         if host is not None and host.startswith("tcp://") and not _is_loopback(host):
