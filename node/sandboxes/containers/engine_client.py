@@ -60,11 +60,10 @@ class EngineClient(docker.APIClient):
             adapter = _SshAdapter(self._ssh_url)
         super().mount(prefix, adapter)
 
-    def create_host_config(self, *arguments: Any, **settings: Any) -> dict[str, Any]:
+    def create_host_config(self, *arguments: Any, **settings: Any) -> Any:
         """As the library's. The runtime is set here, so that no container can be without it."""
         settings.setdefault("runtime", self._runtime)
-        made: dict[str, Any] = super().create_host_config(*arguments, **settings)  # type: ignore[no-untyped-call]
-        return made
+        return super().create_host_config(*arguments, **settings)
 
     def send(self, request: requests.PreparedRequest, **settings: Any) -> requests.Response:
         """Where the library asks for no limit, the client's own holds."""

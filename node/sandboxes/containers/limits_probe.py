@@ -46,7 +46,7 @@ _MARK = "pbft-ci-limit"
 # of the kernel inside: /proc shows what is, not what somebody configured.
 _TRY_ALL = f"""LC_ALL=C; export LC_ALL
 say() {{ echo "{_MARK} $*"; }}
-: > {WORKSPACE}/ticks
+: > {WORKSPACE}/ticks; : > {WORKSPACE}/said
 head -c {2 * WORKSPACE_BYTES} /dev/zero > {WORKSPACE}/full 2>/dev/null; say disk $?
 : > {WORKSPACE}/full
 (i=0; while [ $i -lt {4 * WORKSPACE_FILES} ]; do
@@ -70,7 +70,7 @@ say memory $?
 """
 _TRY_PROCESSOR = f"""(while :; do :; done) & loop=$!
 sleep {CPU_SECONDS}; kill -9 $loop; wait $loop 2>/dev/null
-times > {WORKSPACE}/times; echo {_MARK} cpu $(cat {WORKSPACE}/times)
+times > {WORKSPACE}/said; echo {_MARK} cpu $(cat {WORKSPACE}/said)
 """
 _TRY_PROCESSES = f"""i=0
 while [ $i -lt {4 * PIDS} ]; do sleep 60 & i=$((i + 1)); done 2>/dev/null
