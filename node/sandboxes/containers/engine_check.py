@@ -112,7 +112,8 @@ def _limits(config: NodeConfig, engine: DockerEngine, cluster_id: bytes) -> list
     }
     try:
         with engine_errors():
-            return measure_limits(engine.client(), image, f"pbft-ci-{config.name}-{label}", labels)
+            name = f"pbft-ci-{config.name}-{label}"
+            return measure_limits(engine.client(), image, name=name, labels=labels)
     except InfrastructureError as error:
         text = f"no build runs on this engine and runtime: {error.reason}"
         return [Finding("limits", State.WRONG, text)]

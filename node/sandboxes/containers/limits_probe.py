@@ -83,7 +83,7 @@ while :; do sleep 1; done
 
 
 def measure_limits(
-    client: docker.APIClient, image: Image, name: str, labels: Mapping[str, str]
+    client: docker.APIClient, image: Image, *, name: str, labels: Mapping[str, str]
 ) -> list[Finding]:
     """One line for each limit, whether it holds. The image has sh, cat, head, sleep and tail.
 
