@@ -39,18 +39,20 @@ async def check_node(
         await asyncio.to_thread(check_saves, directory, save_seconds_max),
     ]
     engine, repositories, members = await asyncio.gather(
-        _engine(config, limits), _repositories(config), check_members(identity, peers)
+        _engine(config, limits, identity.cluster.lineage),
+        _repositories(config),
+        check_members(identity, peers),
     )
     return [*machine, *engine, *repositories, *members]
 
 
-async def _engine(config: NodeConfig, limits: Limits) -> list[Finding]:
+async def _engine(config: NodeConfig, limits: Limits, cluster_id: bytes) -> list[Finding]:
     if config.executor == "swarm":
-        return await asyncio.to_thread(check_swarm, config, limits)
+        return await asyncio.to_thread(check_swarm, config, limits, cluster_id)
     if config.executor != "docker":
         text = f"executor: {config.executor}: builds have the rights of this user; trust all of"
         return [Finding("Docker", State.WARNING, f"{text} their authors")]
-    return await asyncio.to_thread(check_engine, config, limits)
+    return await asyncio.to_thread(check_engine, config, limits, cluster_id)
 
 
 async def _repositories(config: NodeConfig) -> list[Finding]:

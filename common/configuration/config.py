@@ -114,6 +114,14 @@ PackageProxy = Annotated[
         description="http:// or https://, without a login (each build could read it)",
     ),
 ]
+RuntimeName = Annotated[
+    str,
+    msgspec.Meta(
+        max_length=64,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z",
+        description="a runtime as the engine calls it, such as runsc",
+    ),
+]
 ImageText = Annotated[
     str, msgspec.Meta(max_length=255, pattern=r"^[!-~]+\Z", description="the name of an image")
 ]
@@ -305,6 +313,8 @@ class NodeConfig(msgspec.Struct, frozen=True):
     swarm_workers: dict[MemberName, DockerHost] = {}
     # of the task that reserves a worker; it has `sleep`
     swarm_image: ImageText = "busybox"
+    # of each container of a build, as the engine calls it; None: the engine's default
+    runtime: RuntimeName | None = None
     builds_at_once: Annotated[int, msgspec.Meta(ge=1, le=256)] = 2
     # how many builds' logs and artifacts are kept, of what size in all, and for how long; the
     # oldest go first
@@ -534,7 +544,7 @@ def _check_network(config: NodeConfig) -> None:
 
 
 def _check_engine(config: NodeConfig) -> None:
-    """Refuse an engine that is reached without TLS by others, or TLS that is not used.
+    """Refuse an engine that others reach without TLS, and TLS or a runtime that is not used.
 
     Raises ConfigError.
     """
@@ -551,6 +561,13 @@ def _check_engine(config: NodeConfig) -> None:
             "swarm_workers",
             f"has {len(config.swarm_workers)} workers",
             f"at most {SWARM_WORKERS_MAX} are allowed",
+        )
+    if config.runtime is not None and config.executor == "process":
+        raise ConfigError.at(
+            config.file,
+            "runtime",
+            f"{config.runtime} is for containers, and executor is process",
+            "set executor: docker, or remove this line",
         )
     host, folder = config.docker_host, config.docker_tls_folder
     hosts = {f"swarm_workers.{name}": worker for name, worker in config.swarm_workers.items()}

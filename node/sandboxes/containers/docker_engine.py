@@ -85,11 +85,17 @@ class DockerEngine:
     """Connections to one engine, made when first needed; for use in threads."""
 
     def __init__(
-        self, docker_host: str | None, connections_max: int, tls_folder: Path | None = None
+        self,
+        docker_host: str | None,
+        connections_max: int,
+        tls_folder: Path | None = None,
+        *,
+        runtime: str | None = None,
     ) -> None:
-        """docker_host: None for DOCKER_HOST or the default socket. tls_folder: as in node.yml."""
+        """docker_host: None for DOCKER_HOST or the default socket. The others: as in node.yml."""
         self._docker_host = docker_host
         self._tls_folder = tls_folder
+        self._runtime = runtime
         self._connections_max = connections_max
         self._lock = threading.Lock()
         self._client: docker.APIClient | None = None
@@ -277,6 +283,7 @@ class DockerEngine:
             environment["DOCKER_CERT_PATH"] = str(self._tls_folder)
         return EngineClient(
             **docker.utils.kwargs_from_env(environment=environment),
+            runtime=self._runtime,
             timeout=ANSWER_SECONDS_MAX,
             max_pool_size=self._connections_max,
         )

@@ -98,7 +98,12 @@ class DockerSandbox:
         self._config = config
         self._cluster = cluster_id.hex()
         self._threads = threads
-        self._engine = DockerEngine(config.docker_host, connections_max, config.docker_tls_folder)
+        self._engine = DockerEngine(
+            config.docker_host,
+            connections_max,
+            config.docker_tls_folder,
+            runtime=config.runtime,
+        )
         self._images = Images(self._engine, config)
         self._network = OperatorRules(
             config.network_allowed, config.network_hosts, networks_of(config.network_addresses)
@@ -214,12 +219,29 @@ class DockerSandbox:
                     is_permanent=True,
                 )
 
+    def _check_builder_runtime(self) -> None:
+        """Raises InfrastructureError if the builder would use another runtime than node.yml says.
+
+        The API of the classic builder has no runtime: it takes the engine's default.
+        """
+        wanted = self._config.runtime
+        if wanted is None:
+            return
+        default = self._engine.client().info()["DefaultRuntime"]
+        if default != wanted:
+            raise InfrastructureError(
+                f"runtime: {wanted}: the engine's builder runs Dockerfiles with {default}; set"
+                f' "default-runtime": "{wanted}" in daemon.json',
+                is_permanent=True,
+            )
+
     async def _run_dockerfile(
         self, work: Work, data: bytes, resources: EngineResources
     ) -> RunResult:
         prepared = prepare_dockerfile(data, self._labels(work.label))
         if isinstance(prepared, PipelineInvalid):
             return RunResult(Outcome.PIPELINE_INVALID, problem=prepared.text)
+        await self._call(lambda stop: self._check_builder_runtime())
         work.show_state("image")
         bases: dict[str, Image] = {}
         for name in prepared.bases:

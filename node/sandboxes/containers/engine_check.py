@@ -1,5 +1,7 @@
 """What an operator should know of the engine before the node's first build. Blocking."""
 
+import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,26 +11,42 @@ from ci.limits import Limits
 from common.configuration.config import NodeConfig
 from common.finding import Finding, State
 from node.sandboxes.containers.builder_watch import FREE_BYTES_MIN
-from node.sandboxes.containers.docker_engine import DockerEngine, engine_errors
+from node.sandboxes.containers.docker_engine import (
+    BUILD_LABEL,
+    CLUSTER_LABEL,
+    REPLICA_LABEL,
+    DockerEngine,
+    Image,
+    engine_errors,
+)
 from node.sandboxes.containers.egress_filter import WITHOUT, filter_problem, is_engine_here
+from node.sandboxes.containers.limits_probe import measure_limits, not_measured
 from node.sandboxes.containers.pipeline_run import container_memory_bytes
 from node.work.infrastructure_error import InfrastructureError
 
 MEBIBYTE = 2**20
 
 
-def check_engine(config: NodeConfig, limits: Limits) -> list[Finding]:
-    """The engine: whether it answers, what it is, and whether builds as configured fit it."""
-    engine = DockerEngine(config.docker_host, 1, config.docker_tls_folder)
+def check_engine(
+    config: NodeConfig, limits: Limits, cluster_id: bytes | None = None
+) -> list[Finding]:
+    """The engine: whether it answers, what it is, and whether builds as configured fit it.
+
+    cluster_id: whose leftovers a broken-off measurement is; the next start of the node removes them
+    with its own. None: does not measure the limits.
+    """
+    engine = DockerEngine(config.docker_host, 2, config.docker_tls_folder, runtime=config.runtime)
     try:
         with engine_errors():
             info = engine.client().info()
-            found = [_version(info), _user_namespaces(info), _memory(config, limits, info)]
+            runtime = _runtime(config, info)
+            found = [_version(info), runtime, _memory(config, limits, info)]
             found += _space(config, info)
             found += _local_images(config, engine)
+            if cluster_id is not None and runtime.state is State.OK:
+                found += _limits(config, engine, cluster_id)
     except InfrastructureError as error:
-        text = f"{error.reason}: start it, or let this user in (its group is usually `docker`)"
-        return [Finding("Docker", State.WRONG, text)]
+        return [Finding("Docker", State.WRONG, f"{error.reason}: {_remedy(config)}")]
     finally:
         engine.close()
     if config.network_allowed:
@@ -45,14 +63,70 @@ def _version(info: dict[str, Any]) -> Finding:
     return Finding("Docker", State.OK, text)
 
 
-def _user_namespaces(info: dict[str, Any]) -> Finding:
-    """Root in a build should be nobody on the machine; builds run without it as well."""
-    subject, options = "Docker users", info.get("SecurityOptions") or []
-    for option, text in (("name=userns", "userns-remap"), ("name=rootless", "rootless")):
-        if any(entry.startswith(option) for entry in options):
-            return Finding(subject, State.OK, f"{text}: root in a build is not root here")
-    text = "root in a build has root's number on this machine: set userns-remap, if you can"
-    return Finding(subject, State.WARNING, text)
+def _remedy(config: NodeConfig) -> str:
+    """What to do if the engine does not answer, by the way to it."""
+    host = config.docker_host or os.environ.get("DOCKER_HOST") or ""
+    if host.startswith("ssh://"):
+        return (
+            f"docker_host: {host}: `ssh -oBatchMode=yes {host} docker system dial-stdio` must"
+            " connect as the node's user, without a question"
+        )
+    if host.startswith("tcp://"):
+        return (
+            f"docker_host: {host}: start the engine there, open its port to this machine, and see"
+            " that the certificates in docker_tls_folder fit (host name, authority, dates)"
+        )
+    return "start it, or let this user in (its group is usually `docker`)"
+
+
+def _runtime(config: NodeConfig, info: dict[str, Any]) -> Finding:
+    known, default = sorted(info.get("Runtimes") or {}), info.get("DefaultRuntime")
+    subject, wanted = "runtime", config.runtime
+    if wanted is None:
+        return Finding(subject, State.OK, f"{default}, the engine's default")
+    if wanted not in known:
+        text = f"{wanted}: the engine knows {', '.join(known)}: add it to daemon.json there"
+        return Finding(subject, State.WRONG, text)
+    if wanted != default and config.allow_dockerfile:
+        text = (
+            f"{wanted}; this replica abstains from Dockerfiles, which the builder runs with"
+            f' {default}: set "default-runtime" in daemon.json, or allow_dockerfile: false'
+        )
+        # builds of pipelines are as they should be
+        return Finding(subject, State.OK, text)
+    return Finding(subject, State.OK, wanted)
+
+
+def _limits(config: NodeConfig, engine: DockerEngine, cluster_id: bytes) -> list[Finding]:
+    """What one build of our own found. A build that the engine refuses is one finding, too."""
+    image = _image_with_shell(config, engine)
+    if image is None:
+        text = f"no image to do it with: pull {config.network_relay_image} on the engine"
+        return [not_measured(text)]
+    # never the name of a build
+    label = f"check-{secrets.token_hex(4)}"
+    labels = {
+        CLUSTER_LABEL: cluster_id.hex(),
+        REPLICA_LABEL: config.name,
+        BUILD_LABEL: label,
+    }
+    try:
+        with engine_errors():
+            name = f"pbft-ci-{config.name}-{label}"
+            return measure_limits(engine.client(), image, name=name, labels=labels)
+    except InfrastructureError as error:
+        text = f"no build runs on this engine and runtime: {error.reason}"
+        return [Finding("limits", State.WRONG, text)]
+
+
+def _image_with_shell(config: NodeConfig, engine: DockerEngine) -> Image | None:
+    """One that builds may use and the engine has: nothing is pulled for a check."""
+    local = [name for entry in config.repositories for name in entry.local_images]
+    for name in (*local, config.network_relay_image):
+        image = engine.find_image(name)
+        if image is not None:
+            return image
+    return None
 
 
 def _memory(config: NodeConfig, limits: Limits, info: dict[str, Any]) -> Finding:

@@ -39,8 +39,14 @@ SSH_END_SECONDS = 5.0
 class EngineClient(docker.APIClient):
     """As the library's; `timeout` is the longest silence of any answer."""
 
-    def __init__(self, base_url: str | None = None, **settings: Any) -> None:
-        """The library's arguments. Raises docker.errors.DockerException."""
+    def __init__(
+        self, base_url: str | None = None, *, runtime: str | None = None, **settings: Any
+    ) -> None:
+        """The library's arguments. Raises docker.errors.DockerException.
+
+        runtime: of each container that this client makes; None: the engine's default.
+        """
+        self._runtime = runtime
         self._ssh_url: str | None = None
         if base_url is not None and base_url.startswith(SSH_SCHEME):
             # For the library it is an engine with a socket here, and `mount` connects it otherwise.
@@ -53,6 +59,11 @@ class EngineClient(docker.APIClient):
         if self._ssh_url is not None and is_socket and not isinstance(adapter, _SshAdapter):
             adapter = _SshAdapter(self._ssh_url)
         super().mount(prefix, adapter)
+
+    def create_host_config(self, *arguments: Any, **settings: Any) -> Any:
+        """As the library's. The runtime is set here, so that no container can be without it."""
+        settings.setdefault("runtime", self._runtime)
+        return super().create_host_config(*arguments, **settings)
 
     def send(self, request: requests.PreparedRequest, **settings: Any) -> requests.Response:
         """Where the library asks for no limit, the client's own holds."""

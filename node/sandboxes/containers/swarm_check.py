@@ -15,8 +15,11 @@ from node.sandboxes.containers.swarm_sandbox import worker_config
 from node.work.infrastructure_error import InfrastructureError
 
 
-def check_swarm(config: NodeConfig, limits: Limits) -> list[Finding]:
-    """The manager, and each worker: whether the swarm knows it, and whether builds fit it."""
+def check_swarm(config: NodeConfig, limits: Limits, cluster_id: bytes) -> list[Finding]:
+    """The manager, and each worker: whether the swarm knows it, and whether builds fit it.
+
+    cluster_id: as `check_engine` takes it.
+    """
     engine = DockerEngine(config.docker_host, 1, config.docker_tls_folder)
     try:
         with engine_errors():
@@ -29,7 +32,7 @@ def check_swarm(config: NodeConfig, limits: Limits) -> list[Finding]:
     for name in config.swarm_workers:
         found += [
             msgspec.structs.replace(finding, subject=f"{name}: {finding.subject}")
-            for finding in check_engine(worker_config(config, name), limits)
+            for finding in check_engine(worker_config(config, name), limits, cluster_id)
         ]
     return found
 

@@ -245,6 +245,11 @@ def test_a_client_file(tmp_path: Path) -> None:
             "docker_host: 'ssh://-oProxyCommand=x'",
             "docker_host: is 'ssh://-oProxyCommand=x'; unix:",
         ),
+        ("runtime: '-x'", "runtime: is '-x'; a runtime as the engine calls it, such as runsc"),
+        (
+            "runtime: runsc\nexecutor: process",
+            "runtime: runsc is for containers, and executor is process; set executor: docker",
+        ),
         ("docker_host: 'ssh://-x@host'", "docker_host: is 'ssh://-x@host'; unix:///PATH"),
         (
             "docker_host: tcp://10.0.0.1:2375",

@@ -33,7 +33,8 @@ def test_the_engine_and_what_builds_need_of_it(
     assert found[f"image {missing}"] is State.WARNING
     assert found[f"image {EXAMPLE_IMAGE}"] is State.OK
     # how they are depends on whose machine this is
-    assert {found["Docker users"], found["egress filter"]} <= {State.OK, State.WARNING}
+    assert found["egress filter"] in (State.OK, State.WARNING)
+    assert found["runtime"] is State.OK
 
 
 @pytest.mark.docker
