@@ -14,7 +14,6 @@ SLSA provenance v1 (buildDefinition, runDetails), in-toto Statement v1, DSSE v1.
 
 import base64
 import hashlib
-from contextlib import suppress
 from typing import Annotated
 
 import msgspec
@@ -191,11 +190,11 @@ def provenance_bytes(
     )
     if bill is None or hashlib.sha256(bill).hexdigest() != ran.bill_sha256:
         return msgspec.json.encode(provenance)
-    full = b""
-    # in earlier versions, a build could make any file of that name
-    with suppress(InvalidProvenance):
+    try:
         full = msgspec.json.encode(_with_inputs(provenance, listed_inputs(bill)))
-    return full if 0 < len(full) <= PAYLOAD_BYTES_MAX else msgspec.json.encode(provenance)
+    except InvalidProvenance:  # in earlier versions, a build could make any file of that name
+        return msgspec.json.encode(provenance)
+    return full if len(full) <= PAYLOAD_BYTES_MAX else msgspec.json.encode(provenance)
 
 
 def listed_inputs(bill: bytes) -> tuple[Resource, ...]:

@@ -360,8 +360,8 @@ class Simulation:
         return MemberOperators(
             self.cluster,
             following,
-            self.scheduler,
-            stream(self.parameters.seed, "operators who change members"),
+            scheduler=self.scheduler,
+            chance=stream(self.parameters.seed, "operators who change members"),
             clients={name: self.gateways[name] for name in self.operator_roles},
             signatures=self.signatures,
         )

@@ -22,9 +22,9 @@ class MemberOperators:
         self,
         cluster: Cluster,
         following: Cluster,
+        *,
         scheduler: Scheduler,
         chance: SeededRandom,
-        *,
         clients: dict[str, Gateway],
         signatures: Signatures,
     ) -> None:

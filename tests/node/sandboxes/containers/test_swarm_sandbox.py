@@ -96,12 +96,13 @@ async def test_builds_on_a_swarm(
 
     # what `check` shows of it
     table = {
-        each.subject: each for each in await asyncio.to_thread(check_swarm, config(), Limits())
+        each.subject: each
+        for each in await asyncio.to_thread(check_swarm, config(), Limits(), b"c" * 32)
     }
     for machine in machines:
         assert table[f"{machine.name}: worker"].text == "ready, active"
     swapped = {one.name: two.host for one, two in zip(machines, reversed(machines), strict=True)}
-    wrong = await asyncio.to_thread(check_swarm, config(swarm_workers=swapped), Limits())
+    wrong = await asyncio.to_thread(check_swarm, config(swarm_workers=swapped), Limits(), b"c" * 32)
     assert sum("is the engine of another node" in each.text for each in wrong) == 2
 
     # a worker that is drained gives its build to the other one, and a cancel leaves nothing
