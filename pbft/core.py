@@ -306,18 +306,13 @@ class Core:
         return self.has_ended and self.low == self.executed
 
     def awaited_checkpoints(self) -> list[int]:
-        """The checkpoints that something waits for: each recovery's T, and the epoch's end.
-
-        Of a recovery past the end only the end is awaited: what its replica said is void with the
-        epoch.
-        """
+        """The checkpoints that something waits for: each recovery's T, and the epoch's end."""
         execution = self.execution
         if not execution.recoveries and execution.ending is None:
             return []
         awaited = [done.voting_from for done in execution.recoveries.values()]
         if execution.ending is not None:
-            end = execution.ending.sequence
-            awaited = [min(number, end) for number in (*awaited, end)]
+            awaited.append(execution.ending.sequence)
         return awaited
 
     def within_water_marks(self, sequence: int) -> bool:

@@ -127,9 +127,7 @@ def _with_recoveries(core: Core) -> dict[str, int]:
         numbers[RECOVERY + signed.signer] = RECOVER_NUMBER
     ends = [done.voting_from for done in core.execution.recoveries.values()]
     if core.execution.ending is not None:
-        # nothing is above the end of an epoch
-        last = core.execution.ending.sequence
-        ends = [*(end for end in ends if end < last), last]
+        ends.append(core.execution.ending.sequence)
     owed = [end for end in ends if end > core.executed]
     if owed:
         numbers[RECOVERY] = core.executed + 1

@@ -6,6 +6,7 @@ _ADMISSION = "ci/admission.py"
 _APPLICATION = "ci/application.py"
 _BUILDS = "ci/builds.py"
 _CHANGES = "ci/limit_changes.py"
+_PROPOSALS = "ci/proposals.py"
 _SCHEDULER = "driver/build_scheduler.py"
 
 _TEST = "tests/ci/test_limit_changes.py::"
@@ -15,21 +16,21 @@ LIMITS_MUTANTS: tuple[Mutant, ...] = (
     # --- who changes limits -----------------------------------------------------------------------
     Mutant(
         name="L1 approvals are counted by operators",
-        file=_CHANGES,
+        file=_PROPOSALS,
         old="        return len(self.approved_seats(proposal)) >= self._cluster.quorums.strong\n",
         new="        return len(proposal.approvals) >= self._cluster.quorums.strong\n",
         test=_TEST + "test_seats_are_counted_once_however_many_operators_stand_for_them",
     ),
     Mutant(
         name="L2 f + 1 seats change limits",
-        file=_CHANGES,
+        file=_PROPOSALS,
         old="        return len(self.approved_seats(proposal)) >= self._cluster.quorums.strong\n",
         new="        return len(self.approved_seats(proposal)) >= self._cluster.quorums.weak\n",
         seeds=(8,),
     ),
     Mutant(
         name="L3 who stands for no replica approves",
-        file=_CHANGES,
+        file=_PROPOSALS,
         old='            return "this operator stands for no replica"\n'
         "        proposal = self._find(operation.proposal, sequence)\n",
         new="            pass\n        proposal = self._find(operation.proposal, sequence)\n",
@@ -37,14 +38,14 @@ LIMITS_MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         name="L4 anybody withdraws a proposal",
-        file=_CHANGES,
+        file=_PROPOSALS,
         old="        if operator not in proposal.approvals:\n",
         new="        if False:\n",
         test=_TEST + "test_an_operator_withdraws_what_is_its_own",
     ),
     Mutant(
         name="L5 a withdrawn approval counts",
-        file=_CHANGES,
+        file=_PROPOSALS,
         old="        approvals = tuple(name for name in proposal.approvals if name != operator)\n",
         new="        approvals = proposal.approvals\n",
         test=_TEST + "test_an_operator_withdraws_what_is_its_own",
@@ -66,14 +67,14 @@ LIMITS_MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         name="L8 approvals count past until",
-        file=_CHANGES,
+        file=_PROPOSALS,
         old="== digest and sequence <= proposal.until:\n",
         new="== digest:\n",
         seeds=(13,),
     ),
     Mutant(
         name="L9 a proposal is void at its until",
-        file=_CHANGES,
+        file=_PROPOSALS,
         old="== digest and sequence <= proposal.until:\n",
         new="== digest and sequence < proposal.until:\n",
         test=_TEST + "test_the_last_sequence_number_still_counts",
@@ -95,21 +96,15 @@ LIMITS_MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="L12 a newer proposal inherits approvals",
         file=_CHANGES,
-        old="        self._pending.pop(operator, None)\n"
-        "        proposal = Proposal(\n"
-        "            operator, operation.serial, operation.until, operation.limits, (operator,)\n"
-        "        )\n",
-        new="        older = self._pending.pop(operator, None)\n"
-        "        proposal = Proposal(\n"
-        "            operator, operation.serial, operation.until, operation.limits,\n"
-        "            older.approvals if older else (operator,),\n"
-        "        )\n",
+        old="operation.limits, (operator,)\n        )\n",
+        new="operation.limits,\n"
+        "            getattr(self._pending.get(operator), 'approvals', (operator,))\n        )\n",
         test=_TEST + "test_a_newer_proposal_of_an_operator_replaces_its_own_and_no_other",
     ),
     Mutant(
         name="L13 a change leaves other proposals pending",
         file=_CHANGES,
-        old="        self._pending.clear()\n",
+        old="        self.clear()\n",
         new="        del self._pending[proposal.proposer]\n",
         test=_TEST + "test_a_change_voids_what_was_compared_with_older_limits",
     ),

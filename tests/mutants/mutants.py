@@ -10,6 +10,7 @@ from tests.mutants.catch_up_mutants import CATCH_UP_MUTANTS
 from tests.mutants.checkpoints_mutants import CHECKPOINTS_MUTANTS
 from tests.mutants.dependencies_mutants import DEPENDENCIES_MUTANTS
 from tests.mutants.driver_mutants import DRIVER_MUTANTS
+from tests.mutants.epochs_mutants import EPOCHS_MUTANTS
 from tests.mutants.limits_mutants import LIMITS_MUTANTS
 from tests.mutants.login_mutants import LOGIN_MUTANTS
 from tests.mutants.mutation_runner import Mutant
@@ -27,6 +28,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *RECOVERY_MUTANTS,
     *BUILDS_MUTANTS,
     *LIMITS_MUTANTS,
+    *EPOCHS_MUTANTS,
     *LOGIN_MUTANTS,
     *CASES_MUTANTS,
     *DEPENDENCIES_MUTANTS,

@@ -309,8 +309,8 @@ NORMAL_CASE_MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="52 T is the next checkpoint",
         file=_EXECUTION,
-        old="    voting_from = -(-(sequence + core.window) // core.interval) * core.interval",
-        new="    voting_from = -(-sequence // core.interval) * core.interval",
+        old="    voting_from = core.cluster.checkpoint_from(sequence + core.window)",
+        new="    voting_from = core.cluster.checkpoint_from(sequence)",
         test=_RECOVERY_TEST + "test_an_executed_recover_fixes_t_in_the_state_of_all",
     ),
     Mutant(

@@ -159,13 +159,21 @@ def test_without_a_change_a_state_says_what_it_always_said() -> None:
     assert not {"configuration", "ending"} & set(parts)
 
 
-def test_nobody_votes_above_the_end_however_much_is_asked() -> None:
-    world = small()
+def asked_for_much() -> World:
+    """A request a number, so that the primary has more to order than fits into the epoch."""
+    world = World(
+        4, checkpoint_interval=K, window=L, settings=Settings(batch_bytes_max=1, pipeline_depth=8)
+    )
     world.ask_each(1, 3)
     change(world, 4, next_genesis())
     for timestamp in range(5, 40):
         world.ask(timestamp, b"%d" % timestamp)
     run_to_end(world)
+    return world
+
+
+def test_nobody_votes_above_the_end_however_much_is_asked() -> None:
+    world = asked_for_much()
     end = last_number(world)
     voted = {m.payload.sequence for m in world.sent if isinstance(m.payload, VOTES)}
     assert max(voted) == end
@@ -198,13 +206,8 @@ def test_who_has_ended_takes_no_request_and_suspects_no_primary() -> None:
 
 
 def test_what_is_pending_at_the_end_deposes_nobody() -> None:
-    world = small()
-    change(world, 1, next_genesis())
-    world.deliver(lambda m: not isinstance(m.payload, Request) or m.payload.timestamp == 1)
-    for name in world.names:  # it comes too late to be ordered
-        if world.core(name).executed < 4:
-            break
-    run_to_end(world)
+    world = asked_for_much()
+    assert all(len(world.core(name).pending) for name in world.names)
     world.run(ticks=50)
     assert {world.core(name).view for name in world.names} == {0}
 
@@ -339,13 +342,30 @@ def test_a_replica_that_recovers_as_the_epoch_ends_votes_in_the_next_one() -> No
     world.run(ticks=1)
     change(world, 4, next_genesis())
     run_to_end(world)
+    assert 3 in world.core("r0").execution.recoveries
     later = succeed(world, next_genesis())
+    assert not later.core("r0").execution.recoveries
     assert later.core("r3").status is ReplicaStatus.NORMAL
     later.crash("r1")
     later.ask(1, b"with r3")
     later.run()
     assert later.client_output.accepted
     check_safety(later, ("r0", "r2", "r3"))
+
+
+def test_the_end_is_sealed_only_once_it_is_stable() -> None:
+    """T28: else nobody could prove what the next epoch begins with."""
+    world = small()
+    change(world, 1, next_genesis())
+    world.deliver()
+    end = last_number(world)
+    for _ in range(20):
+        world.tick(0.05)
+        world.deliver(lambda m: not isinstance(m.payload, Checkpoint) or m.payload.sequence < end)
+    for name in world.names:
+        assert world.core(name).has_ended
+        assert not world.core(name).is_sealed
+    run_to_end(world)
 
 
 def test_a_wrong_state_at_the_end_seals_nothing() -> None:

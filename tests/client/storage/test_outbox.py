@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from client.storage.build_request import BuildRequest
 from client.storage.database import Database, StorageFailed
 from client.storage.outbox import Kind, Outbox, OutboxRow, State
+from common.config_error import ConfigError
 
 CLUSTER = bytes(32)
 COMMIT = "c" * 40
@@ -353,3 +354,34 @@ class OutboxMachine(RuleBasedStateMachine):
 
 TestOutboxMachine = OutboxMachine.TestCase
 TestOutboxMachine.settings = settings(max_examples=30, stateful_step_count=30, deadline=None)
+
+
+def test_a_later_epoch_asks_again_for_what_has_no_answer(tmp_path: Path) -> None:
+    """With numbers of its own: what was signed for the epoch before means nothing there."""
+    database = Database(tmp_path, CLUSTER, "client")
+    outbox = Outbox(database)
+    with database.transaction():
+        for index in (1, 2, 3):
+            add(outbox, index)
+            outbox.resolve(identity_of(index), BuildRequest("r", "b", COMMIT))
+        for row in outbox.waiting_for_timestamp(Kind.BUILD, 2):
+            outbox.take_timestamp(row, sign)
+        outbox.open(identity_of(1))
+    database.close()
+    with pytest.raises(ConfigError, match="belongs to client in cluster"):
+        Database(tmp_path, bytes([1]) * 32, "client", ancestors=(bytes([2]) * 32,))
+    with pytest.raises(ConfigError, match="belongs to client in cluster"):
+        Database(tmp_path, bytes([1]) * 32, "other", ancestors=(CLUSTER,))
+    for _ in range(2):  # once taken over, it is this cluster's
+        database = Database(tmp_path, bytes([1]) * 32, "client", ancestors=(CLUSTER,))
+        outbox = Outbox(database)
+        rows = outbox.waiting_for_timestamp(Kind.BUILD, 10)
+        assert [row.identity for row in rows] == [identity_of(n) for n in (1, 2, 3)]
+        assert {(row.timestamp, row.signed) for row in rows} == {(None, None)}
+        with database.transaction():
+            assert outbox.take_timestamp(rows[0], sign).timestamp == 1
+            outbox.take_back(rows[0].identity)
+            database.write("UPDATE counter SET next_timestamp = 1")
+        database.close()
+    with pytest.raises(ConfigError, match="belongs to client in cluster"):
+        Database(tmp_path, CLUSTER, "client")

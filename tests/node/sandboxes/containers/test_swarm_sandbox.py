@@ -102,7 +102,8 @@ async def test_builds_on_a_swarm(
     for machine in machines:
         assert table[f"{machine.name}: worker"].text == "ready, active"
     swapped = {one.name: two.host for one, two in zip(machines, reversed(machines), strict=True)}
-    wrong = await asyncio.to_thread(check_swarm, config(swarm_workers=swapped), Limits(), b"c" * 32)
+    crossed = config(swarm_workers=swapped)
+    wrong = await asyncio.to_thread(check_swarm, crossed, Limits(), b"c" * 32)
     assert sum("is the engine of another node" in each.text for each in wrong) == 2
 
     # a worker that is drained gives its build to the other one, and a cancel leaves nothing

@@ -1,0 +1,206 @@
+"""Broken rules of epochs: who decides the next members, where an epoch ends, and what goes over."""
+
+from tests.mutants.mutation_runner import Mutant
+
+_CORE = "pbft/core.py"
+_EXECUTION = "pbft/execution.py"
+_GENESIS = "pbft/genesis.py"
+_CHECKPOINT = "pbft/checkpoint.py"
+_CHANGES = "ci/member_changes.py"
+_APPLICATION = "ci/application.py"
+_FOLDER = "node/storage/epoch_folder.py"
+
+_TEST = "tests/paper/test_epochs.py::"
+_CHANGES_TEST = "tests/ci/test_member_changes.py::"
+_FOLDER_TEST = "tests/node/storage/test_epoch_folder.py::"
+
+EPOCHS_MUTANTS: tuple[Mutant, ...] = (
+    # --- where an epoch ends ----------------------------------------------------------------------
+    Mutant(
+        name="M1 an epoch ends at the next checkpoint",
+        file=_EXECUTION,
+        old="Ending(core.cluster.checkpoint_from(sequence + core.window), configuration)",
+        new="Ending(core.cluster.checkpoint_from(sequence + 1), configuration)",
+        test=_TEST + "test_an_epoch_ends_at_the_first_checkpoint_a_window_above_its_change",
+    ),
+    Mutant(
+        name="M2 the window is not held at the end",
+        file=_CORE,
+        old="        return high if ending is None else min(high, ending.sequence)\n",
+        new="        return high\n",
+        test=_TEST + "test_nobody_votes_above_the_end_however_much_is_asked",
+    ),
+    Mutant(
+        name="M3 nobody owes null requests up to the end",
+        file=_CORE,
+        old="            awaited.append(execution.ending.sequence)\n",
+        new="            pass\n",
+        test=_TEST + "test_an_epoch_ends_at_the_first_checkpoint_a_window_above_its_change",
+    ),
+    Mutant(
+        name="M4 who has ended times its primary",
+        file="pbft/timers.py",
+        old="    is_needed = core.is_voting and not core.has_ended\n",
+        new="    is_needed = core.is_voting\n",
+        test=_TEST + "test_what_is_pending_at_the_end_deposes_nobody",
+    ),
+    Mutant(
+        name="M5 requests are taken after the end",
+        file="pbft/normal_case.py",
+        old='        return Refusal("this epoch has ended: ask in the next one")\n',
+        new="        pass\n",
+        test=_TEST + "test_who_has_ended_takes_no_request_and_suspects_no_primary",
+    ),
+    Mutant(
+        name="M6 the end is sealed before it is stable",
+        file=_CORE,
+        old="        return self.has_ended and self.low == self.executed\n",
+        new="        return self.has_ended\n",
+        test=_TEST + "test_the_end_is_sealed_only_once_it_is_stable",
+    ),
+    Mutant(
+        name="M7 a fetched state of the end does not end the epoch",
+        file=_CHECKPOINT,
+        old="        execution.ending = Ending(sequence, execution.configuration)\n",
+        new="        pass\n",
+        test=_TEST + "test_who_was_away_fetches_the_state_of_the_end",
+    ),
+    # --- the next epoch ---------------------------------------------------------------------------
+    Mutant(
+        name="M8 an epoch's id names no state",
+        file=_GENESIS,
+        old="            encoded = msgspec.msgpack.encode((self.configuration, ancestry))\n",
+        new="            fields = msgspec.structs.astuple(ancestry)[:-1]\n"
+        "            encoded = msgspec.msgpack.encode((self.configuration, fields))\n",
+        test=_TEST + "test_an_epoch_has_an_id_of_its_own_that_names_members_end_and_state",
+    ),
+    Mutant(
+        name="M9 an epoch's id names no members",
+        file=_GENESIS,
+        old="            encoded = msgspec.msgpack.encode((self.configuration, ancestry))\n",
+        new="            encoded = msgspec.msgpack.encode(ancestry)\n",
+        test=_TEST + "test_an_epoch_has_an_id_of_its_own_that_names_members_end_and_state",
+    ),
+    Mutant(
+        name="M10 the numbers of clients go over",
+        file=_EXECUTION,
+        old="    core.execution.clients.forget_all()\n",
+        new="",
+        test=_TEST + "test_the_next_epoch_goes_on_where_the_one_before_ended",
+    ),
+    Mutant(
+        name="M11 recoveries go over",
+        file=_CHECKPOINT,
+        old="    recoveries = {} if core.has_ended else execution.recoveries\n",
+        new="    recoveries = execution.recoveries\n",
+        test=_TEST + "test_a_replica_that_recovers_as_the_epoch_ends_votes_in_the_next_one",
+    ),
+    Mutant(
+        name="M12 checkpoints are counted from 0",
+        file=_GENESIS,
+        old="return (sequence - self.begins_after) % self.genesis.checkpoint_interval",
+        new="return sequence % self.genesis.checkpoint_interval",
+        test=_TEST + "test_other_intervals_are_counted_from_the_end",
+    ),
+    Mutant(
+        name="M13 a VIEW-CHANGE from below the epoch is taken",
+        file="pbft/certificates.py",
+        old="    if message.stable < cluster.begins_after:\n",
+        new="    if False:\n",
+        test=_TEST + "test_a_view_change_from_below_the_epoch_is_refused",
+    ),
+    Mutant(
+        name="M14 any state begins an epoch",
+        file=_FOLDER,
+        old="    if state_digest(parts) != cluster.ancestry.state:\n",
+        new="    if False:\n",
+        test=_FOLDER_TEST + "test_only_the_state_that_the_ancestry_names_is_taken",
+    ),
+    Mutant(
+        name="M15 what is missing of the ledger is no gap",
+        file=_FOLDER,
+        old="        store.note_ledger_position(*ledger_position(parts))\n",
+        new="",
+        test=_FOLDER_TEST + "test_what_is_not_given_of_the_ledger_is_a_gap",
+    ),
+    Mutant(
+        name="M16 a gateway keeps the numbers of the epoch before",
+        file="client/storage/database.py",
+        old='        connection.execute("UPDATE counter SET next_timestamp = 1")\n',
+        new="",
+        test="tests/client/storage/test_outbox.py"
+        "::test_a_later_epoch_asks_again_for_what_has_no_answer",
+    ),
+    # --- who decides ------------------------------------------------------------------------------
+    Mutant(
+        name="M17 an epoch has several changes",
+        file=_CHANGES,
+        old="        if self.made is not None:\n",
+        new="        if False:\n",
+        test=_CHANGES_TEST + "test_an_epoch_has_one_change",
+    ),
+    Mutant(
+        name="M18 a new key need not be ready",
+        file=_CHANGES,
+        old="            if member.public_key not in present and not is_vacant(member):\n",
+        new="            if False:\n",
+        test=_CHANGES_TEST + "test_a_ready_counts_for_its_key_its_epoch_and_its_configuration",
+    ),
+    Mutant(
+        name="M19 any signature makes a replica ready",
+        file=_CHANGES,
+        old="        elif not verify(member.public_key, message, signature):\n",
+        new="        elif False:\n",
+        test=_CHANGES_TEST + "test_a_ready_counts_for_its_key_its_epoch_and_its_configuration",
+    ),
+    Mutant(
+        name="M20 a ready counts in each epoch",
+        file=_CHANGES,
+        old="    return READY_PREFIX + cluster_id + configuration\n",
+        new="    return READY_PREFIX + configuration\n",
+        test=_CHANGES_TEST + "test_a_ready_counts_for_its_key_its_epoch_and_its_configuration",
+    ),
+    Mutant(
+        name="M21 any number of seats is vacant",
+        file=_CHANGES,
+        old="    if vacant > following.quorums.faults_max:\n",
+        new="    if False:\n",
+        test=_CHANGES_TEST + "test_a_seat_may_be_vacant_and_no_more_than_f",
+    ),
+    Mutant(
+        name="M22 a change of members changes limits",
+        file=_CHANGES,
+        old="    if following.genesis.application != cluster.genesis.application:\n",
+        new="    if False:\n",
+        test=_CHANGES_TEST + "test_what_cannot_follow",
+    ),
+    Mutant(
+        name="M23 an approval is of any epoch",
+        file=_CHANGES,
+        old="        fields = (cluster_id, self.proposer, self.until, self.configuration)\n",
+        new="        fields = (self.proposer, self.until, self.configuration)\n",
+        test=_CHANGES_TEST + "test_an_approval_is_of_one_proposal_in_one_epoch",
+    ),
+    Mutant(
+        name="M24 a superseded build is remembered as closed",
+        file=_APPLICATION,
+        old="            del self._builds[build.id]\n            self._notes.forget(build.id)\n",
+        new="            self._close(build)\n",
+        test=_CHANGES_TEST
+        + "test_undecided_builds_end_without_a_verdict_and_can_be_asked_for_again",
+    ),
+    Mutant(
+        name="M25 a verdict of another instance is believed",
+        file="ci/statement.py",
+        old="    if is_present and verdict.instance != cluster.id.hex():\n",
+        new="    if False:\n",
+        test=_CHANGES_TEST + "test_statements_name_their_epoch_and_are_believed_for_ever",
+    ),
+    Mutant(
+        name="M26 a verdict of a later epoch is believed",
+        file="ci/statement.py",
+        old="    if verdict.epoch > cluster.epoch:\n",
+        new="    if False:\n",
+        test=_CHANGES_TEST + "test_statements_name_their_epoch_and_are_believed_for_ever",
+    ),
+)
