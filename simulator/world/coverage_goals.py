@@ -225,6 +225,8 @@ class CoverageGoals:
             self.hit(EVENTS[name])
             if name == "state_transfer" and not core.has_entered:
                 self.hit("a state is fetched during a view change")
+            if name == "state_transferred" and core.has_ended:
+                self.hit("the state of an epoch's end is fetched")
 
     def on_boot(self, core: Core) -> None:
         """A replica that follows the rules goes on from its disk."""
