@@ -366,7 +366,7 @@ class Core:
             return ReplicaStatus.RECOVERING
         if self.transfers.current is not None:
             return ReplicaStatus.STATE_TRANSFER
-        if self.has_ended:
+        if self.is_sealed:
             return ReplicaStatus.ENDED
         return ReplicaStatus.NORMAL if self.has_entered else ReplicaStatus.VIEW_CHANGE
 

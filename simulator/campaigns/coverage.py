@@ -47,7 +47,7 @@ class Coverage:
 
     def see(self, core: Core, payload: bytes) -> None:
         """This payload comes to a replica in this state."""
-        if core.status is ReplicaStatus.ENDED:
+        if core.has_ended:
             return
         facts = self._facts.get(payload)
         if facts is None:

@@ -1,0 +1,218 @@
+"""node.succession: when a node takes over the next epoch, and what it refuses.
+
+One replica alone is a whole cluster here; tests/processes/test_members has four nodes.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+
+from ci.member_changes import ready_bytes
+from ci.operations import ProposeMembers, Ready, encode_operation
+from common.config_error import ConfigError
+from common.configuration.config import NodeConfig
+from common.configuration.keys import SigningKey, generate_key_files, load_signing_key
+from common.membership.confirmation import read_cluster
+from node.main import main
+from node.opening import open_replica, read_member
+from node.storage.damage import StoreNotOurs
+from node.storage.epoch_folder import BEGIN_NAME
+from node.succession import join, succeed
+from pbft.authentication import Identity
+from pbft.client import make_request
+from pbft.messages import Envelope
+from pbft.ports import Output
+from tests.node.conftest import ConfigMaker
+
+MEMBERS = ("node0", "node1", "gateway", "gateway-2", "anna")
+
+
+class Alone:
+    """A cluster of one replica, its operator anna, and files of the next members."""
+
+    def __init__(self, folder: Path, make_config: ConfigMaker) -> None:
+        self.folder = folder
+        self.keys: dict[str, SigningKey] = {}
+        for name in MEMBERS:
+            generate_key_files(folder / f"{name}.key", folder / f"{name}.pem")
+            self.keys[name] = load_signing_key(folder / f"{name}.key")
+        self.cluster_file = folder / "cluster.yml"
+        self.write(self.cluster_file, "node0", "gateway")
+        self.config: NodeConfig = make_config(private_key_file=folder / "node0.key")
+
+    def write(self, file: Path, replica: str, gateway: str, **more: Any) -> Path:
+        """A cluster file with this replica and this gateway."""
+        settings = {
+            "replicas": [
+                {"name": replica, "public_key_file": f"{replica}.pem", "address": "127.0.0.1:1"}
+            ],
+            "clients": [
+                {"name": gateway, "public_key_file": f"{gateway}.pem", "roles": ["gateway"]},
+                {
+                    "name": "anna",
+                    "public_key_file": "anna.pem",
+                    "roles": ["operator"],
+                    "operates": [replica],
+                },
+            ],
+            "checkpoint_interval": 2,
+            "window": 4,
+            **more,
+        }
+        file.write_text(yaml.safe_dump(settings))
+        return file
+
+    def run_to_end(self, next_file: Path, *, numbers: int = 100) -> None:
+        """Have anna decide the next members, and order so many numbers at most."""
+        member = read_member(self.config)
+        cluster = member.identity.cluster
+        _, following = read_cluster(next_file)
+        replica = following.replica_names[0]
+        message = ready_bytes(cluster.id, following.configuration)
+        ready = Ready(replica, self.keys[replica].sign(message))
+        operation = encode_operation(ProposeMembers(10**6, following.encoded, (ready,)))
+        anna = Identity(cluster, "anna", self.keys["anna"].sign)
+        runtime = open_replica(self.config, member.identity, member.limits)
+
+        def save(output: Output) -> None:
+            runtime.store.save(output.records, [])
+
+        try:
+            save(runtime.replica.receive([Envelope(make_request(anna, 1, operation))], 0.0))
+            for number in range(numbers):
+                if runtime.replica.core.is_sealed:
+                    break
+                save(runtime.replica.handle_timer(float(number)))
+        finally:
+            runtime.store.close()
+
+
+@pytest.fixture
+def alone(tmp_path: Path, make_config: ConfigMaker) -> Alone:
+    return Alone(tmp_path, make_config)
+
+
+def test_a_node_takes_over_once_its_epoch_is_sealed(
+    alone: Alone, capsys: pytest.CaptureFixture[str]
+) -> None:
+    following = alone.write(alone.folder / "next.yml", "node0", "gateway-2")
+    before = alone.cluster_file.read_text()
+    _, first = read_cluster(alone.cluster_file)
+    with pytest.raises(ConfigError, match="epoch 0 goes on: no change of members was made"):
+        succeed(alone.config, following)
+    alone.run_to_end(following, numbers=1)
+    with pytest.raises(ConfigError, match=r"epoch 0 ends at 6, and this replica has a proof of"):
+        succeed(alone.config, following)
+    alone.run_to_end(following)
+    other = alone.write(alone.folder / "other.yml", "node0", "gateway")
+    with pytest.raises(ConfigError, match="take the file that was proposed"):
+        succeed(alone.config, other)
+    assert alone.cluster_file.read_text() == before
+    assert succeed(alone.config, following) == 0
+    assert "the store of epoch 1, which begins after 6" in capsys.readouterr().out
+    assert (alone.folder / "cluster.epoch-0.yml").read_text() == before
+    _, later = read_cluster(alone.cluster_file)
+    assert (later.epoch, later.lineage, later.begins_after) == (1, first.id, 6)
+    # the node starts in it, and has its ledger
+    member = read_member(alone.config)
+    runtime = open_replica(alone.config, member.identity, member.limits)
+    assert (runtime.replica.core.low, runtime.application.ledger_index) == (6, 1)
+    assert runtime.store.ledger.missing() == 0
+    runtime.store.close()
+    # it can be done once
+    with pytest.raises(ConfigError, match="epoch 1 goes on"):
+        succeed(alone.config, following)
+
+
+def test_nodes_that_share_a_cluster_file_take_over_one_after_the_other(
+    alone: Alone, make_config: ConfigMaker
+) -> None:
+    """The second one finds the file of the next epoch there."""
+    following = alone.write(alone.folder / "next.yml", "node0", "gateway-2")
+    alone.run_to_end(following)
+    copy = alone.folder / "copy"
+    twin = msgspec.structs.replace(alone.config, data_directory=copy)
+    (alone.folder / "data").rename(copy)
+    assert succeed(twin, following) == 0
+    written = alone.cluster_file.read_text()
+    for file in copy.iterdir():
+        if not file.name.startswith("epoch"):
+            (alone.folder / "data").mkdir(exist_ok=True)
+            (alone.folder / "data" / file.name).write_bytes(file.read_bytes())
+    assert succeed(alone.config, following) == 0
+    assert alone.cluster_file.read_text() == written
+
+
+def test_who_leaves_takes_over_nothing(alone: Alone, capsys: pytest.CaptureFixture[str]) -> None:
+    following = alone.write(alone.folder / "next.yml", "node1", "gateway")
+    alone.run_to_end(following)
+    assert succeed(alone.config, following) == 1
+    assert "leave the node running until the others have succeeded" in capsys.readouterr().out
+    assert not list((alone.folder / "data").glob("epoch-*"))
+
+
+def test_a_new_member_takes_over_the_state_that_its_cluster_file_names(
+    alone: Alone, make_config: ConfigMaker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    following = alone.write(alone.folder / "next.yml", "node1", "gateway")
+    alone.run_to_end(following)
+    # a member that stays would write these two files
+    old = read_member(alone.config)
+    runtime = open_replica(alone.config, old.identity, old.limits)
+    core = runtime.replica.core
+    parts = core.checkpoints.stable_parts
+    runtime.store.close()
+    _, next_members = read_cluster(following)
+    later = old.identity.cluster.succeeded_by(
+        next_members.genesis, core.low, core.checkpoints.stable.digest
+    )
+    assert later.ancestry is not None
+    ancestry = {
+        "lineage": later.ancestry.lineage.hex(),
+        "epoch": 1,
+        "previous": later.ancestry.previous.hex(),
+        "sequence": core.low,
+        "state": later.ancestry.state.hex(),
+    }
+    new = make_config(
+        name="node1",
+        private_key_file=alone.folder / "node1.key",
+        cluster_file=alone.write(alone.folder / "later.yml", "node1", "gateway", ancestry=ancestry),
+        data_directory=alone.folder / "new",
+    )
+    state = alone.folder / BEGIN_NAME
+    state.write_bytes(msgspec.msgpack.encode(parts))
+    member = read_member(new)
+    with pytest.raises(StoreNotOurs, match="has not taken over epoch 1; run `succeed`"):
+        open_replica(new, member.identity, member.limits)
+    assert join(new, state) == 0
+    assert "the ledger is fetched from the others" in capsys.readouterr().out
+    runtime = open_replica(new, member.identity, member.limits)
+    assert runtime.replica.core.low == core.low
+    assert runtime.store.ledger.missing() == 1
+    runtime.store.close()
+    with pytest.raises(ConfigError, match="has taken over epoch 1 already"):
+        join(new, state)
+    with pytest.raises(ConfigError, match="this is the file that a cluster begins with"):
+        join(alone.config, state)
+
+
+def test_one_of_two_ways_is_named(alone: Alone, capsys: pytest.CaptureFixture[str]) -> None:
+    alone.config.file.write_text(
+        yaml.safe_dump(
+            {
+                "cluster_file": "cluster.yml",
+                "name": "node0",
+                "private_key_file": "node0.key",
+                "listen": "127.0.0.1:1",
+                "data_directory": "data",
+                "log_file": "node.log",
+                "repositories": [],
+            }
+        )
+    )
+    assert main(["--config", str(alone.config.file), "succeed"]) == 2
+    assert "give NEXT.yml, or --from FILE for a new member" in capsys.readouterr().err
