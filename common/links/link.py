@@ -37,6 +37,8 @@ from pbft.messages import Envelope
 
 LINK_PATH = "/link"
 HANDSHAKE_SECONDS = 5.0
+# For one link that is tried and ended, which a person waits for: a busy machine is no wrong one.
+TRY_SECONDS = 20.0
 HEARTBEAT_SECONDS = 10.0
 RECONNECT_SECONDS = 0.1
 RECONNECT_SECONDS_MAX = 2.0
@@ -184,7 +186,7 @@ class Links:
         """
         self._open_session()
         try:
-            async with asyncio.timeout(HANDSHAKE_SECONDS):
+            async with asyncio.timeout(TRY_SECONDS):
                 websocket, _ = await self._dialled(peer)
                 await websocket.close()
         finally:

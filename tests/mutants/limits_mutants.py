@@ -32,8 +32,8 @@ LIMITS_MUTANTS: tuple[Mutant, ...] = (
         name="L3 who stands for no replica approves",
         file=_PROPOSALS,
         old='            return "this operator stands for no replica"\n'
-        "        proposal = self._find(operation.proposal, sequence)\n",
-        new="            pass\n        proposal = self._find(operation.proposal, sequence)\n",
+        "        proposal = self._find(digest, sequence)\n",
+        new="            pass\n        proposal = self._find(digest, sequence)\n",
         test=_TEST + "test_who_stands_for_no_replica_has_no_say",
     ),
     Mutant(

@@ -32,9 +32,8 @@ RECOVERY_MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="51 nobody owes null requests up to T",
         file=_RECOVERY,
-        old="    return any(done.voting_from >= core.proposer.next_sequence"
-        " for done in recoveries)",
-        new="    return False",
+        old="    return any(number >= core.proposer.next_sequence",
+        new="    return any(False",
         seeds=(18,),
     ),
     Mutant(
@@ -103,7 +102,7 @@ RECOVERY_MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="E29 a RECOVER that was executed is sent again",
         file=_RECOVERY,
-        old="    if core.is_recovering and not _is_executed(core):\n",
+        old="    if core.is_recovering and not _is_executed(core) and not core.has_ended:\n",
         new="    if core.is_recovering:\n",
         test=_EDGES_OF_RECOVERY_TEST
         + "test_it_votes_again_once_t_is_stable_and_not_once_t_is_executed",

@@ -42,7 +42,7 @@ VIEW_CHANGES_MUTANTS: tuple[Mutant, ...] = (
         file=_CERTIFICATES,
         old="        if authenticator.check(signed, prepare):\n",
         new="        if False:\n",
-        seeds=(14,),
+        seeds=(310,),
     ),
     Mutant(
         name="17 certificates with f PREPAREs",
@@ -123,8 +123,8 @@ VIEW_CHANGES_MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="53g a primary may take its time for each null request that is owed",
         file=_TIMERS,
-        old="        timed[NULLS] = min(end for end in ends if end > core.executed)\n",
-        new="",
+        old="        timed[NULLS] = min(\n",
+        new="        _ = min(\n",
         test=_RECOVERY_TEST + "test_null_requests_that_come_slowly_are_not_waited_for_for_ever",
     ),
     Mutant(
@@ -160,8 +160,8 @@ VIEW_CHANGES_MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="E13c a replica that is diverged judges the primary",
         file=_TIMERS,
-        old="    return core.is_voting and core.transfers.current",
-        new="    return core.has_entered and not core.is_recovering and core.transfers.current",
+        old="    is_needed = core.is_voting and not core.has_ended\n",
+        new="    is_needed = core.has_entered and not core.is_recovering\n",
         test=_EDGES_OF_REPAIR_TEST + "test_who_is_diverged_leaves_no_view",
     ),
     Mutant(

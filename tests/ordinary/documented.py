@@ -7,6 +7,7 @@ from scripts.folders import ROOT
 
 DOCUMENT = ROOT / "docs" / "PIPELINES.md"
 # `name`: on a line of its own, then a block
+_BLOCK = re.compile(r"^```([a-z]+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _FILE = re.compile(r"^`([^`\n]+)`:\n\n```[a-z]*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -22,5 +23,12 @@ def examples(document: Path = DOCUMENT) -> dict[str, dict[str, str]]:
 
 
 def blocks(document: Path = DOCUMENT) -> int:
-    """How many blocks the document has, inside of examples and outside."""
-    return document.read_text().count("\n```") // 2
+    """How many blocks the document has, inside of examples and outside, but for `snippets`."""
+    return document.read_text().count("\n```") // 2 - len(snippets(document))
+
+
+def snippets(document: Path = DOCUMENT) -> list[tuple[str, str]]:
+    """What the blocks of the section about lock files are in, and hold: parts of a repository."""
+    _, _, section = document.read_text().partition("\n### From no lock file to an offline green\n")
+    text, _, _ = section.partition("\n## ")
+    return _BLOCK.findall(text)

@@ -10,7 +10,7 @@ from ci.operations import Outcome
 from common.pipeline.pipeline_file import Pipeline, parse_pipeline
 from tests.node.conftest import Room
 from tests.ordinary.conftest import NAMED_IMAGES, Registry
-from tests.ordinary.documented import blocks, examples
+from tests.ordinary.documented import blocks, examples, snippets
 from tests.processes.network import Network
 
 EXAMPLES = examples()
@@ -20,6 +20,17 @@ ONLINE = {"Python"}
 def test_every_block_of_the_document_is_a_file_of_an_example() -> None:
     assert set(EXAMPLES) == {"Python", "C", "Node", "Redis", "Failures", "Matrix", "Dockerfile"}
     assert sum(len(files) for files in EXAMPLES.values()) == blocks()
+
+
+def test_the_pipelines_that_name_lock_files_are_valid() -> None:
+    texts = [text for kind, text in snippets() if kind == "yaml" and "commands:" in text]
+    found = [parse_pipeline(text.encode(), Limits()) for text in texts]
+    named = []
+    for pipeline in found:
+        assert isinstance(pipeline, Pipeline), pipeline.text
+        assert not any(step.network for step in pipeline.steps)
+        named.append([entry.tool for entry in pipeline.dependencies])
+    assert named == [["pip"], ["npm"], ["go"], ["cargo"], ["files"]]
 
 
 @pytest.mark.parametrize("name", sorted(set(EXAMPLES) - {"Dockerfile"}))

@@ -94,8 +94,9 @@ def engine_with_users(tmp_path: Path, is_rootless: bool) -> Iterator[str]:
     folder = tmp_path / "e"
     folder.mkdir()
     # the mapped root must reach its data
-    for parent in (folder, *folder.parents[:3]):
-        parent.chmod(parent.stat().st_mode | 0o011)
+    for parent in (folder, *folder.parents):
+        if not parent.stat().st_mode & 0o001:
+            parent.chmod(parent.stat().st_mode | 0o011)
     variables = {"PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
     if is_rootless:
         os.chown(folder, NOBODY, NOBODY)

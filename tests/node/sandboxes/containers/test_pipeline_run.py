@@ -27,6 +27,7 @@ class Log:
 
 class Order:
     log = Log()
+    caches = None
 
 
 @pytest.mark.parametrize("is_unpacked_by_the_engine", [True, False])
@@ -41,7 +42,7 @@ def test_a_tree_that_nobody_unpacks_does_not_count_against_the_image(
             raise OSError("the engine says no, too")
         return RunResult(Outcome.PASSED, 0)
 
-    monkeypatch.setattr(pipeline_run, "_is_short", lambda *_: True)
+    monkeypatch.setattr(pipeline_run, "_is_short", lambda *_, **__: True)
     monkeypatch.setattr(pipeline_run, "_run_alone", run_alone)
     monkeypatch.setattr(pipeline_run, "_run_steps", run_steps)
     limits = Limits()
