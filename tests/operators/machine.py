@@ -142,9 +142,25 @@ class Entered:
             return
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, number)
+        # nsenter stops itself once it sees that what it started is stopped. It then sees neither
+        # its end nor that it goes on. Told to go on, it has what it started go on, too: if that
+        # came after the next stop, the stop would not last. So both are waited for.
+        if number == signal.SIGSTOP:
+            self._wait_for_outer("T")
         if number in (signal.SIGCONT, signal.SIGKILL):
-            # nsenter stops with what it started, and then sees neither its end nor that it goes on
             self._outer.send_signal(signal.SIGCONT)
+        if number == signal.SIGCONT:
+            self._wait_for_outer("S")
+
+    def _wait_for_outer(self, state: str) -> None:
+        stat = Path(f"/proc/{self._outer.pid}/stat")
+        block_until(
+            lambda: (
+                self.poll() is not None or stat.read_text().rpartition(")")[2].split()[0] == state
+            ),
+            f"nsenter in state {state}",
+            STOP_SECONDS,
+        )
 
     def leave(self) -> None:
         """Wait for it no more: its machine is gone."""

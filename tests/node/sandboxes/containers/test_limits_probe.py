@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -91,8 +92,8 @@ def engine_with_users(tmp_path: Path, is_rootless: bool) -> Iterator[str]:
     # It sees ranges of users of its own: those of the machine stay as they are.
     ranges = tmp_path / "ranges"
     ranges.write_text(f"nobody:{FIRST_USER}:65536\n")
-    folder = tmp_path / "e"
-    folder.mkdir()
+    # not below tmp_path: the path of a socket has at most 104 characters
+    folder = Path(tempfile.mkdtemp(prefix="e."))
     # the mapped root must reach its data
     for parent in (folder, *folder.parents):
         if not parent.stat().st_mode & 0o001:
@@ -128,6 +129,7 @@ def engine_with_users(tmp_path: Path, is_rootless: bool) -> Iterator[str]:
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(60)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.mark.docker
