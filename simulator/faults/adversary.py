@@ -288,6 +288,8 @@ class Adversary:
         parts = message.names or tuple(
             replica.core.checkpoints.stable_parts if replica is not None else ()
         )
+        if message.replica >= self._forger.count:
+            return  # of an epoch before, in which there were more
         receiver = self._forger.name(message.replica)
         for envelope in self._forger.false_state(name, message.sequence, parts):
             for delay in (0.0, 0.02, 0.1, 0.4):

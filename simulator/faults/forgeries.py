@@ -79,6 +79,11 @@ class Forger:
         assert index is not None
         return index
 
+    @property
+    def count(self) -> int:
+        """How many replicas there are."""
+        return len(self._cluster.replica_names)
+
     def name(self, index: int) -> str:
         """The name of the replica with this number."""
         return self._cluster.replica_names[index]

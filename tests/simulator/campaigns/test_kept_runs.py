@@ -1,9 +1,10 @@
 """Runs that once broke an invariant, with all their parameters, whatever seeds stand for now."""
 
+import msgspec
 import pytest
 
 from simulator.campaigns.simulation import Simulation
-from simulator.faults.parameters import FaultPlan, Parameters
+from simulator.faults.parameters import FaultPlan, Parameters, draw
 from simulator.world.builds import BuildFaults
 from simulator.world.gateways import Workload
 from simulator.world.network import LinkFaults
@@ -99,6 +100,11 @@ KEPT = {
         deadline_seconds=3,
         closing_builds_max=2,
         weak_agreement_allowed=True,
+    ),
+    # The simulator's own fault: a liar of the second epoch, which has fewer replicas, heard an old
+    # FETCH-STATE of a replica whose number it does not know.
+    "a liar hears of the epoch before": msgspec.structs.replace(
+        draw(10100), limit_operations=4, changes_members=True
     ),
 }
 
