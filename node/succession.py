@@ -224,7 +224,7 @@ def _write_cluster_file(
     before = config.cluster_file.read_text(encoding="utf-8")
     with contextlib.suppress(FileThere):  # of a try that was cut short
         write_new_file(kept, before, 0o644)
-    entry = {"ancestry": _as_written(AncestryEntry.of(following.ancestry))}
+    entry = {"ancestry": msgspec.to_builtins(AncestryEntry.of(following.ancestry))}
     text = next_file.read_text(encoding="utf-8").rstrip("\n")
     header = "\n\n# What this epoch begins with; `pbft-ci-node succeed` wrote it.\n"
     replace_file(config.cluster_file, text + header + yaml.safe_dump(entry, sort_keys=False))
@@ -232,13 +232,3 @@ def _write_cluster_file(
     if written.id != following.id:
         replace_file(config.cluster_file, before)
         raise ConfigError(f"{next_file}: it has keys that cannot go into a cluster file")
-
-
-def _as_written(entry: AncestryEntry) -> dict[str, str | int]:
-    return {
-        "lineage": entry.lineage,
-        "epoch": entry.epoch,
-        "previous": entry.previous,
-        "sequence": entry.sequence,
-        "state": entry.state,
-    }

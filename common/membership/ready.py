@@ -16,7 +16,6 @@ from ci.operations import Ready
 from common.config_error import ConfigError
 from common.configuration.config import MemberName, NodeConfig, read_signing_key
 from common.configuration.config_reader import read_file
-from common.configuration.keys import SigningKey
 from common.configuration.passphrase import passphrase_flag, unlock_key
 from common.membership.confirmation import read_cluster
 from common.new_file import write_new_file
@@ -86,16 +85,12 @@ def _ready(config: NodeConfig, options: argparse.Namespace) -> int:
             f"{config.name} has not the key of {options.key or config.private_key_file} there",
             "a replica of that file with this node's name and key is needed",
         )
-    signature = _signed(key, cluster.id, following.configuration)
+    signature = key.sign(ready_bytes(cluster.id, following.configuration))
     file = options.output or Path(f"{config.name}.ready.yml")
     text = yaml.safe_dump({"replica": config.name, "signature": signature.hex()}, sort_keys=False)
     write_new_file(file, text, 0o644)
     print(f"{file}: {config.name} is ready; give it to the operator who proposes these members")
     return EXIT_DONE
-
-
-def _signed(key: SigningKey, cluster_id: bytes, configuration: bytes) -> bytes:
-    return key.sign(ready_bytes(cluster_id, configuration))
 
 
 def read_ready(file: Path) -> Ready:

@@ -37,8 +37,8 @@ def epoch_folder(data_directory: Path, epoch: int) -> Path:
 def read_begin(data_directory: Path, cluster: Cluster) -> Mapping[str, bytes] | None:
     """The state that this epoch begins with; None for epoch 0, which begins with none.
 
-    Raises StoreNotOurs where it was not taken over yet, StoreDamaged where it is another one, and
-    OSError.
+    Raises StoreNotOurs where it was not taken over yet, or is another one: the store beside it may
+    be whole, so that is no reason to recover. Raises OSError.
     """
     if cluster.ancestry is None:
         return None
@@ -47,7 +47,10 @@ def read_begin(data_directory: Path, cluster: Cluster) -> Mapping[str, bytes] | 
         raise StoreNotOurs(
             f"{file} is missing: this node has not taken over epoch {cluster.epoch}; run `succeed`"
         )
-    return read_state(file, cluster)
+    try:
+        return read_state(file, cluster)
+    except StoreDamaged as error:
+        raise StoreNotOurs(f"{error}: move it away and run `succeed --from`") from error
 
 
 def read_state(file: Path, cluster: Cluster) -> Mapping[str, bytes]:

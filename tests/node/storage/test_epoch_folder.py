@@ -122,3 +122,20 @@ def test_a_recovery_that_began_keeps_its_marker_and_gets_the_state(tmp_path: Pat
 
 def test_the_first_epoch_begins_with_no_file(tmp_path: Path) -> None:
     assert read_begin(tmp_path, FIRST) is None
+
+
+def test_a_begin_state_that_rotted_is_no_reason_to_recover(tmp_path: Path) -> None:
+    """The store beside it is whole: it must not be moved away as damaged."""
+    entries = chain()
+    parts = state(entries)
+    cluster = later(parts)
+    folder = take_over(tmp_path, cluster, "replica-0", parts=parts, entries=iter(entries))
+    (folder / BEGIN_NAME).write_bytes(b"rotten")
+    with pytest.raises(StoreNotOurs, match="move it away and run `succeed --from`"):
+        read_begin(tmp_path, cluster)
+    (folder / BEGIN_NAME).unlink()
+    take_over(tmp_path, cluster, "replica-0", parts=parts, entries=iter(()))
+    assert read_begin(tmp_path, cluster) == parts
+    store = Store(folder, cluster.id, "replica-0", lineage=cluster.lineage)
+    assert store.ledger.entries(1, 100) == entries
+    store.close()
