@@ -18,6 +18,7 @@ from client.commands.operator_request import (
     Operator,
     OperatorAnswer,
     ask_whether,
+    operator_flags,
     operator_of,
     order,
 )
@@ -30,7 +31,6 @@ from client.commands.outcome import (
 from client.commands.targets import (
     Commands,
     cluster_and_replicas,
-    cluster_flag,
     json_flag,
     nodes_flags,
 )
@@ -38,7 +38,6 @@ from client.network.nodes import NodeFailed, Nodes, NotThere
 from client.network.served_limits import AgreedLimits, ServedLimits, ServedProposal, agree
 from common.configuration.config import ConfigError
 from common.configuration.config_reader import read_struct
-from common.configuration.passphrase import passphrase_flag
 from common.english import counted
 from common.safe_text import escape_controls
 from common.web.peers import Peers
@@ -97,15 +96,7 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     for parser in (propose, approve):
         parser.add_argument("--yes", action="store_true", help="do it without asking")
     for parser in (propose, approve, withdraw):
-        parser.add_argument(
-            "--operator-key",
-            type=Path,
-            required=True,
-            metavar="FILE",
-            help="sign with this operator's private key",
-        )
-        passphrase_flag(parser)
-        cluster_flag(parser)
+        operator_flags(parser)
     for parser in (show, pending):
         nodes_flags(parser)
     actions_run = (

@@ -28,11 +28,12 @@ from client.commands.operator_request import (
     Operator,
     OperatorAnswer,
     ask_whether,
+    operator_flags,
     operator_of,
     order,
 )
 from client.commands.outcome import EXIT_DONE, EXIT_NO_ANSWER, EXIT_WRONG, CommandFailed
-from client.commands.targets import Commands, cluster_and_replicas, cluster_flag, nodes_flags
+from client.commands.targets import Commands, cluster_and_replicas, nodes_flags
 from client.network.nodes import NodeFailed, Nodes, NotThere
 from client.network.served_members import (
     ServedMembers,
@@ -41,7 +42,6 @@ from client.network.served_members import (
 )
 from common.configuration.config import load_cluster_config
 from common.configuration.keys import public_key_text, verify
-from common.configuration.passphrase import passphrase_flag
 from common.english import counted
 from common.membership.confirmation import read_cluster
 from common.membership.ready import read_ready
@@ -100,15 +100,7 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     for parser in (propose, approve):
         parser.add_argument("--yes", action="store_true", help="do it without asking")
     for parser in (propose, approve, withdraw):
-        parser.add_argument(
-            "--operator-key",
-            type=Path,
-            required=True,
-            metavar="FILE",
-            help="sign with this operator's private key",
-        )
-        passphrase_flag(parser)
-        cluster_flag(parser)
+        operator_flags(parser)
     nodes_flags(pending)
     actions_run = (
         (pending, _pending),

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
@@ -23,12 +24,12 @@ from client.commands.outcome import (
     EXIT_WRONG,
     CommandFailed,
 )
-from client.commands.targets import cluster_and_replicas
+from client.commands.targets import cluster_and_replicas, cluster_flag
 from client.gateway.answers import used_up_to
 from client.network.nodes import NodeFailed, Nodes
 from common.configuration.config import OPERATOR_ROLE
 from common.configuration.keys import SigningKey, verify
-from common.configuration.passphrase import unlock_key
+from common.configuration.passphrase import passphrase_flag, unlock_key
 from common.english import counted, plural
 from common.links.link import Inbox, Links
 from common.safe_text import escape_controls
@@ -93,6 +94,19 @@ class Operator(NamedTuple):
     key: SigningKey
     cluster: Cluster
     replicas: Peers
+
+
+def operator_flags(parser: argparse.ArgumentParser) -> None:
+    """Add what `operator_of` reads."""
+    parser.add_argument(
+        "--operator-key",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="sign with this operator's private key",
+    )
+    passphrase_flag(parser)
+    cluster_flag(parser)
 
 
 def operator_of(options: argparse.Namespace) -> Operator:
