@@ -1,0 +1,70 @@
+"""How whoever trusts one epoch accepts the next (docs/decisions/0058).
+
+The rule: an epoch is followed only by what its own `strong` replicas signed. Their CHECKPOINTs of T
+bear the digest of the state there, and that state names the configuration of the next epoch. Of the
+state a link has the digests of its parts, which is enough to see that: the parts may be large.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Self
+
+import msgspec
+
+from pbft.authentication import Authenticator
+from pbft.certificates import StableCertificate, check_stable, leaves_digest, state_leaves
+from pbft.checkpoint import CONFIGURATION_PART, EPOCH_PART
+from pbft.codec import digest_of
+from pbft.genesis import Cluster, InvalidGenesis
+from pbft.messages import Digest, Number, Signed
+from pbft.ports import Refusal, Verify
+from pbft.quorums import UnsupportedSize
+
+# More replicas than a cluster has, and more parts than a state has (`ci.admission.room_refusal`).
+CHECKPOINTS_MAX = 128
+LEAVES_MAX = 200_000
+
+
+class EpochLink(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What leads from an epoch to the next one."""
+
+    # an encoded Genesis: the configuration of the next epoch
+    configuration: bytes
+    # T, the last sequence number of the epoch
+    sequence: Number
+    # `strong` CHECKPOINTs of T by distinct replicas of the epoch
+    checkpoints: Annotated[tuple[Signed, ...], msgspec.Meta(max_length=CHECKPOINTS_MAX)]
+    # (name, SHA-256) of each part of the state at T, sorted by name
+    leaves: Annotated[tuple[tuple[str, Digest], ...], msgspec.Meta(max_length=LEAVES_MAX)]
+
+    @classmethod
+    def of(
+        cls, following: Cluster, certificate: StableCertificate, parts: Mapping[str, bytes]
+    ) -> Self:
+        """The link to that cluster. certificate, parts: the end of the epoch before, and the state
+        there."""
+        leaves = state_leaves(parts)
+        return cls(following.encoded, certificate.sequence, certificate.checkpoints, leaves)
+
+
+def follow(cluster: Cluster, link: EpochLink, *, verify: Verify) -> Cluster | Refusal:
+    """The cluster of the next epoch, if `cluster` ended with what the link says; or why not."""
+    if link.sequence <= cluster.begins_after or not cluster.is_checkpoint(link.sequence):
+        return Refusal("no checkpoint of this epoch")
+    state = check_stable(
+        link.checkpoints, link.sequence, cluster, authenticator=Authenticator(cluster, verify)
+    )
+    if isinstance(state, Refusal):
+        return state
+    if leaves_digest(link.leaves) != state:
+        return Refusal("the parts of the state are others than those that were signed")
+    try:
+        named = Cluster.from_bytes(link.configuration)
+    except (InvalidGenesis, UnsupportedSize):
+        return Refusal("no valid configuration")
+    leaves = dict(link.leaves)
+    # A state within an epoch names that epoch, and its own configuration.
+    if leaves.get(EPOCH_PART) != digest_of((cluster.epoch + 1).to_bytes(8, "big")):
+        return Refusal("the state is not the one that the epoch ended with")
+    if leaves.get(CONFIGURATION_PART) != digest_of(named.configuration):
+        return Refusal("the replicas agreed on another configuration")
+    return cluster.succeeded_by(named.genesis, link.sequence, state)
