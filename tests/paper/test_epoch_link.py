@@ -8,7 +8,7 @@ import pytest
 from pbft.certificates import leaves_digest, state_digest
 from pbft.epoch_link import EpochLink, follow
 from pbft.genesis import Cluster
-from pbft.messages import Checkpoint, Signed
+from pbft.messages import Checkpoint
 from pbft.ports import Refusal
 from tests.paper.test_epochs import K, change, ended, next_genesis, run_to_end, small
 from tests.pbft.world import World, verify
