@@ -29,9 +29,17 @@ from common.new_file import FileThere, replace_file, write_new_file
 from driver.ports import SaveFailed
 from node.opening import read_member, restored
 from node.storage.damage import StoreDamaged, StoreUnusable
-from node.storage.epoch_folder import BEGIN_NAME, epoch_folder, read_state, take_over
+from node.storage.epoch_folder import (
+    BEGIN_NAME,
+    LINK_NAME,
+    epoch_folder,
+    read_state,
+    take_over,
+    write_link,
+)
 from node.storage.ledger_table import LedgerTable
 from pbft.core import Core
+from pbft.epoch_link import EpochLink
 from pbft.genesis import Cluster
 from pbft.ports import Entry
 
@@ -111,6 +119,7 @@ def succeed(config: NodeConfig, next_file: Path) -> int:
             parts=parts,
             entries=_entries(runtime.store.ledger),
         )
+        write_link(folder, EpochLink.of(following, core.checkpoints.stable, parts))
     finally:
         runtime.store.close()
     kept = _kept_file(config, cluster.epoch)
@@ -120,6 +129,7 @@ def succeed(config: NodeConfig, next_file: Path) -> int:
     print(f"\n{folder}: the store of epoch {following.epoch}, which begins after {core.low}")
     print(f"{config.cluster_file}: its cluster file; that of epoch {cluster.epoch} is {kept}")
     print(f"{folder / BEGIN_NAME}: what a new member takes over; give it this and the cluster file")
+    print(f"{folder / LINK_NAME}: proves the next epoch to whoever has the cluster file before it")
     print("Compare the words with the other operators, run `confirm`, and start the node.")
     return EXIT_DONE
 

@@ -22,6 +22,8 @@ from pbft.quorums import UnsupportedSize
 # More replicas than a cluster has, and more parts than a state has (`ci.admission.room_refusal`).
 CHECKPOINTS_MAX = 128
 LEAVES_MAX = 200_000
+# Of a link in a file.
+LINK_BYTES_MAX = 32 * 1024 * 1024
 
 
 class EpochLink(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -44,6 +46,16 @@ class EpochLink(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
         there."""
         leaves = state_leaves(parts)
         return cls(following.encoded, certificate.sequence, certificate.checkpoints, leaves)
+
+
+def decode_link(data: bytes) -> EpochLink | Refusal:
+    """The link in these bytes, which a stranger may have written; or why there is none."""
+    if len(data) > LINK_BYTES_MAX:
+        return Refusal("larger than a link can be")
+    try:
+        return msgspec.msgpack.decode(data, type=EpochLink)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return Refusal("no link between epochs")
 
 
 def follow(cluster: Cluster, link: EpochLink, *, verify: Verify) -> Cluster | Refusal:

@@ -64,11 +64,14 @@ from client.network.supplement import NoSupplement, gather_supplement
 from common.configuration.config import ConfigError
 from common.configuration.keys import public_key_pem, verify
 from common.english import counted
+from common.fingerprint import fingerprint_words
 from common.pipeline.pipeline_file import PIPELINE_BYTES_MAX
 from common.pipeline.step_networks import step_networks
 from common.ref_names import check_commit
 from common.safe_text import escape_controls
+from pbft.epoch_link import LINK_BYTES_MAX, decode_link, follow
 from pbft.genesis import Cluster
+from pbft.ports import Refusal
 
 TRUST_FORMAT = 1
 KEY_TYPE = "ed25519"
@@ -191,6 +194,14 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
         parents=[common],
     )
     cluster_flag(trust)
+    trust.add_argument(
+        "--follow",
+        action="append",
+        default=[],
+        metavar="LINK",
+        help="a file epoch-link, of each epoch after that of the cluster file, in their order: the"
+        " keys are those of the last",
+    )
     trust.set_defaults(run=_trust)
 
 
@@ -491,6 +502,17 @@ async def provenance_lines(
 
 def _trust(options: argparse.Namespace) -> int:
     cluster = read_cluster(options)
+    for file in options.follow:
+        link = decode_link(_read(file, LINK_BYTES_MAX))
+        following = link if isinstance(link, Refusal) else follow(cluster, link, verify=verify)
+        if isinstance(following, Refusal):
+            raise CommandFailed(
+                f"{file}: it does not lead on from epoch {cluster.epoch}: {following.reason}",
+                EXIT_WRONG,
+            )
+        cluster = following
+        words = " ".join(fingerprint_words(cluster.id))
+        print(f"epoch {cluster.epoch}: {words}", file=sys.stderr)
     print(json.dumps(trust_of(cluster), indent=1))
     return EXIT_DONE
 

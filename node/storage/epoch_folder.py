@@ -17,10 +17,14 @@ from node.storage import folders
 from node.storage.damage import StoreDamaged, StoreNotOurs
 from node.storage.store import Store
 from pbft.certificates import state_digest
+from pbft.epoch_link import EpochLink
 from pbft.genesis import Cluster
 from pbft.ports import Entry, SavedEntry
 
 BEGIN_NAME = "begin-state"
+# What leads there from the epoch before; public. Folders of older versions, and of members that
+# were new, have none.
+LINK_NAME = "epoch-link"
 # More than any state has (`ci.admission.room_refusal`).
 BEGIN_BYTES_MAX = 2 * 1024 * 1024 * 1024
 # What is copied of a ledger in one transaction.
@@ -115,11 +119,21 @@ def take_over(
     return folder
 
 
+def write_link(folder: Path, link: EpochLink) -> None:
+    """Put what leads to an epoch beside what it begins with. Raises OSError."""
+    _write(folder / LINK_NAME, msgspec.msgpack.encode(link))
+
+
 def _write_begin(folder: Path, parts: Mapping[str, bytes]) -> None:
-    file = folder / (BEGIN_NAME + UNFINISHED)
-    with open(file, "wb") as stream:
-        stream.write(msgspec.msgpack.encode(dict(sorted(parts.items()))))
+    _write(folder / BEGIN_NAME, msgspec.msgpack.encode(dict(sorted(parts.items()))))
+
+
+def _write(file: Path, data: bytes) -> None:
+    """Write a file that is there complete or not at all."""
+    unfinished = file.with_name(file.name + UNFINISHED)
+    with open(unfinished, "wb") as stream:
+        stream.write(data)
         stream.flush()
         os.fsync(stream.fileno())
-    file.rename(folder / BEGIN_NAME)
-    folders.sync(folder)
+    unfinished.rename(file)
+    folders.sync(file.parent)

@@ -9,9 +9,11 @@ _CHECKPOINT = "pbft/checkpoint.py"
 _CHANGES = "ci/member_changes.py"
 _APPLICATION = "ci/application.py"
 _FOLDER = "node/storage/epoch_folder.py"
+_LINK = "pbft/epoch_link.py"
 
 _TEST = "tests/paper/test_epochs.py::"
 _CHANGES_TEST = "tests/ci/test_member_changes.py::"
+_LINK_TEST = "tests/paper/test_epoch_link.py::"
 _FOLDER_TEST = "tests/node/storage/test_epoch_folder.py::"
 
 EPOCHS_MUTANTS: tuple[Mutant, ...] = (
@@ -202,5 +204,27 @@ EPOCHS_MUTANTS: tuple[Mutant, ...] = (
         old="    if verdict.epoch > cluster.epoch:\n",
         new="    if False:\n",
         test=_CHANGES_TEST + "test_statements_name_their_epoch_and_are_believed_for_ever",
+    ),
+    # --- what leads to the next epoch -------------------------------------------------------------
+    Mutant(
+        name="M27 a link leads to whatever configuration it bears",
+        file=_LINK,
+        old="    if leaves.get(CONFIGURATION_PART) != digest_of(named.configuration):\n",
+        new="    if False:\n",
+        test=_LINK_TEST + "test_a_forged_link_leads_nowhere",
+    ),
+    Mutant(
+        name="M28 a checkpoint within an epoch is its end",
+        file=_LINK,
+        old='    if leaves.get(EPOCH_PART) != digest_of((cluster.epoch + 1).to_bytes(8, "big")):\n',
+        new="    if False:\n",
+        test=_LINK_TEST + "test_a_checkpoint_within_an_epoch_is_no_end_of_it",
+    ),
+    Mutant(
+        name="M29 the parts of a link's state are not those that were signed",
+        file=_LINK,
+        old="    if leaves_digest(link.leaves) != state:\n",
+        new="    if False:\n",
+        test=_LINK_TEST + "test_a_forged_link_leads_nowhere",
     ),
 )

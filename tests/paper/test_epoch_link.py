@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from pbft.certificates import leaves_digest, state_digest
-from pbft.epoch_link import EpochLink, follow
+from pbft.epoch_link import LINK_BYTES_MAX, EpochLink, decode_link, follow
 from pbft.genesis import Cluster
 from pbft.messages import Checkpoint
 from pbft.ports import Refusal
@@ -23,7 +23,8 @@ def link_of(world: World, later: World) -> EpochLink:
 def test_a_link_leads_from_an_epoch_to_the_next_and_on() -> None:
     world, later = ended()
     link = link_of(world, later)
-    sent = msgspec.msgpack.decode(msgspec.msgpack.encode(link), type=EpochLink)
+    sent = decode_link(msgspec.msgpack.encode(link))
+    assert isinstance(sent, EpochLink)
     followed = follow(world.cluster, sent, verify=verify)
     assert isinstance(followed, Cluster)
     assert (followed.id, followed.epoch) == (later.cluster.id, 1)
@@ -114,6 +115,13 @@ def test_a_forged_link_leads_nowhere(
     refusal = follow(world.cluster, forge(world, link_of(world, later)), verify=verify)
     assert isinstance(refusal, Refusal)
     assert reason in refusal.reason
+
+
+def test_what_a_stranger_wrote_is_refused() -> None:
+    world, later = ended()
+    encoded = msgspec.msgpack.encode(link_of(world, later))
+    for data in (b"", encoded[:-1], encoded + b"x", b"\x91" * 5000, bytes(LINK_BYTES_MAX + 1)):
+        assert isinstance(decode_link(data), Refusal)
 
 
 def test_a_checkpoint_within_an_epoch_is_no_end_of_it() -> None:

@@ -151,3 +151,15 @@ def test_a_key_is_replaced_and_nothing_is_lost(make_network: NetworkMaker, tmp_p
     holds = run("-m", "client", "verify", "--any", str(newer), "--cluster", now)
     assert holds.code == 0, holds
     assert json.loads(newer.read_text())["payload"]
+    # a verifier that has the first cluster file alone gets the keys of now by a member's link
+    node0 = network.config_file("node0")
+    data = node0.parent / yaml.safe_load(node0.read_text())["data_directory"]
+    link = data / "epoch-1" / "epoch-link"
+    followed = run("-m", "client", "trust", "--cluster", str(first), "--follow", str(link))
+    assert followed.code == 0, followed
+    renewed = tmp_path / "trust.json"
+    renewed.write_text(followed.output)
+    assert json.loads(followed.output) == json.loads(client(network, "trust").output)
+    twice = run("-m", "client", "trust", "--cluster", now, "--follow", str(link))
+    assert twice.code == 2
+    assert "it does not lead on from epoch 1" in twice.errors
