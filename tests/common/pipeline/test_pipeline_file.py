@@ -421,6 +421,12 @@ def schema() -> dict[str, Any]:
     return cast(dict[str, Any], json.loads(text))
 
 
+@functools.cache
+def validator() -> jsonschema.Draft202012Validator:
+    """One for all tests: `jsonschema.validate` would check the schema itself each time."""
+    return jsonschema.Draft202012Validator(schema())
+
+
 def test_the_smallest_pipeline() -> None:
     found = parse_pipeline(b"image: busybox\ncommands: [make]\n", LIMITS)
     assert found == Pipeline((Step("build", "busybox", ("make",), (), 600),), 600, ALL)
@@ -439,7 +445,7 @@ def test_a_step_names_its_hosts_or_has_those_of_all_steps() -> None:
         False,
         ("b.org",),
     ]
-    jsonschema.validate(plain(text), schema())
+    validator().validate(plain(text))
 
 
 def test_everything_that_may_be_said() -> None:
@@ -491,7 +497,7 @@ def test_everything_that_may_be_said() -> None:
 def test_what_is_valid_is_so_for_the_schema_too(text: str) -> None:
     found = parse_pipeline(text.encode(), LIMITS)
     assert isinstance(found, Pipeline), found.text
-    jsonschema.validate(plain(text), schema())
+    validator().validate(plain(text))
 
 
 @pytest.mark.parametrize(("text", "line", "key", "nearest"), BROKEN)
@@ -507,7 +513,7 @@ def test_what_is_wrong_is_named_and_wrong_for_the_schema_too(
     if key is not None:
         assert f'"{key}"' in found.text
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(plain(text), schema())
+        validator().validate(plain(text))
 
 
 ALL_WRONG = """image: a b
@@ -577,7 +583,7 @@ def test_what_only_a_node_can_refuse(text: str, line: int, key: str | None) -> N
     assert isinstance(found, PipelineInvalid)
     assert (found.line, found.key) == (line, key), found.text
     try:
-        jsonschema.validate(plain(text), schema())
+        validator().validate(plain(text))
     except YamlError:
         assert key is None
 
