@@ -284,12 +284,12 @@ class Adversary:
 
     def _serve_falsely(self, name: str, message: FetchState) -> None:
         """Whoever fetches a state gets false parts of it, before and after the right ones."""
+        if message.replica >= self._forger.count:
+            return  # of an epoch before, in which there were more
         replica = self._process(name).replica
         parts = message.names or tuple(
             replica.core.checkpoints.stable_parts if replica is not None else ()
         )
-        if message.replica >= self._forger.count:
-            return  # of an epoch before, in which there were more
         receiver = self._forger.name(message.replica)
         for envelope in self._forger.false_state(name, message.sequence, parts):
             for delay in (0.0, 0.02, 0.1, 0.4):
