@@ -35,7 +35,6 @@ from node.storage.epoch_folder import (
     epoch_folder,
     read_state,
     take_over,
-    write_link,
 )
 from node.storage.ledger_table import LedgerTable
 from pbft.core import Core
@@ -118,8 +117,8 @@ def succeed(config: NodeConfig, next_file: Path) -> int:
             config.name,
             parts=parts,
             entries=_entries(runtime.store.ledger),
+            link=EpochLink.of(following, core.checkpoints.stable, parts),
         )
-        write_link(folder, EpochLink.of(following, core.checkpoints.stable, parts))
     finally:
         runtime.store.close()
     kept = _kept_file(config, cluster.epoch)

@@ -6,7 +6,7 @@ state a link has the digests of its parts, which is enough to see that: the part
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Self
+from typing import Self
 
 import msgspec
 
@@ -19,11 +19,9 @@ from pbft.messages import Digest, Number, Signed
 from pbft.ports import Refusal, Verify
 from pbft.quorums import UnsupportedSize
 
-# More replicas than a cluster has, and more parts than a state has (`ci.admission.room_refusal`).
-CHECKPOINTS_MAX = 128
-LEAVES_MAX = 200_000
-# Of a link in a file.
-LINK_BYTES_MAX = 32 * 1024 * 1024
+# Of an encoded link. A state has fewer than 10,000 parts (`ci.admission.room_refusal`), and each
+# takes about 110 bytes here.
+LINK_BYTES_MAX = 8 * 1024 * 1024
 
 
 class EpochLink(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -34,16 +32,18 @@ class EpochLink(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
     # T, the last sequence number of the epoch
     sequence: Number
     # `strong` CHECKPOINTs of T by distinct replicas of the epoch
-    checkpoints: Annotated[tuple[Signed, ...], msgspec.Meta(max_length=CHECKPOINTS_MAX)]
+    checkpoints: tuple[Signed, ...]
     # (name, SHA-256) of each part of the state at T, sorted by name
-    leaves: Annotated[tuple[tuple[str, Digest], ...], msgspec.Meta(max_length=LEAVES_MAX)]
+    leaves: tuple[tuple[str, Digest], ...]
 
     @classmethod
     def of(
         cls, following: Cluster, certificate: StableCertificate, parts: Mapping[str, bytes]
     ) -> Self:
-        """The link to that cluster. certificate, parts: the end of the epoch before, and the state
-        there."""
+        """The link to that cluster.
+
+        certificate: of the last checkpoint of the epoch before. parts: the state there.
+        """
         leaves = state_leaves(parts)
         return cls(following.encoded, certificate.sequence, certificate.checkpoints, leaves)
 

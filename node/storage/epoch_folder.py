@@ -22,8 +22,8 @@ from pbft.genesis import Cluster
 from pbft.ports import Entry, SavedEntry
 
 BEGIN_NAME = "begin-state"
-# What leads there from the epoch before; public. Folders of older versions, and of members that
-# were new, have none.
+# An encoded EpochLink, which is public. It is missing where an older version made the folder, and
+# at a member that was new.
 LINK_NAME = "epoch-link"
 # More than any state has (`ci.admission.room_refusal`).
 BEGIN_BYTES_MAX = 2 * 1024 * 1024 * 1024
@@ -84,18 +84,20 @@ def take_over(
     *,
     parts: Mapping[str, bytes],
     entries: Iterator[Entry],
+    link: EpochLink | None = None,
 ) -> Path:
     """Make the store of a later epoch; the folder, which is there complete or not at all.
 
     parts: the state that it begins with. entries: the ledger up to there, from the first entry on,
-    as far as it is here: the rest is fetched from other replicas. If the folder is there, only the
-    state is put into it, where that is missing: a recovery may have begun there. Raises OSError,
-    StoreUnusable, SaveFailed.
+    as far as it is here: the rest is fetched from other replicas. link: what leads here from the
+    epoch before; None: this member was not in that one. If the folder is there, only the link and
+    the state are put into it, where the state is missing: a recovery may have begun there. Raises
+    OSError, StoreUnusable, SaveFailed.
     """
     folder = epoch_folder(data_directory, cluster.epoch)
     if folder.exists():
         if not (folder / BEGIN_NAME).exists():
-            _write_begin(folder, parts)
+            _write_begin(folder, parts, link)
         return folder
     unfinished = folder.with_name(folder.name + UNFINISHED)
     if unfinished.exists():
@@ -113,18 +115,16 @@ def take_over(
         store.note_ledger_position(*ledger_position(parts))
     finally:
         store.close()
-    _write_begin(unfinished, parts)
+    _write_begin(unfinished, parts, link)
     unfinished.rename(folder)
     folders.sync(data_directory)
     return folder
 
 
-def write_link(folder: Path, link: EpochLink) -> None:
-    """Put what leads to an epoch beside what it begins with. Raises OSError."""
-    _write(folder / LINK_NAME, msgspec.msgpack.encode(link))
-
-
-def _write_begin(folder: Path, parts: Mapping[str, bytes]) -> None:
+def _write_begin(folder: Path, parts: Mapping[str, bytes], link: EpochLink | None) -> None:
+    # The link first: a folder that has the state is complete.
+    if link is not None:
+        _write(folder / LINK_NAME, msgspec.msgpack.encode(link))
     _write(folder / BEGIN_NAME, msgspec.msgpack.encode(dict(sorted(parts.items()))))
 
 

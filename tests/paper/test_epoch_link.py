@@ -13,6 +13,8 @@ from pbft.ports import Refusal
 from tests.paper.test_epochs import K, change, ended, next_genesis, run_to_end, small
 from tests.pbft.world import World, verify
 
+CONFIGURATION = next_genesis(7)
+
 
 def link_of(world: World, later: World) -> EpochLink:
     """What r0 of the epoch that ended would give out."""
@@ -42,10 +44,7 @@ def test_a_link_leads_from_an_epoch_to_the_next_and_on() -> None:
     assert isinstance(follow(world.cluster, link, verify=verify), Refusal)
 
 
-CONFIGURATION = next_genesis(7)
-
-
-def _less_votes(world: World, link: EpochLink) -> EpochLink:
+def _too_few_votes(world: World, link: EpochLink) -> EpochLink:
     return msgspec.structs.replace(link, checkpoints=link.checkpoints[:2])
 
 
@@ -96,7 +95,7 @@ def _the_beginning(world: World, link: EpochLink) -> EpochLink:
 @pytest.mark.parametrize(
     ("forge", "reason"),
     [
-        (_less_votes, "too few replicas"),
+        (_too_few_votes, "too few replicas"),
         (_one_vote_thrice, "holds a replica twice"),
         (_a_forged_vote, "does not hold"),
         (_votes_of_another_epoch, "does not hold"),
@@ -120,8 +119,11 @@ def test_a_forged_link_leads_nowhere(
 def test_what_a_stranger_wrote_is_refused() -> None:
     world, later = ended()
     encoded = msgspec.msgpack.encode(link_of(world, later))
-    for data in (b"", encoded[:-1], encoded + b"x", b"\x91" * 5000, bytes(LINK_BYTES_MAX + 1)):
-        assert isinstance(decode_link(data), Refusal)
+    for data in (b"", encoded[:-1], encoded + b"x", b"\x91" * 5000):
+        assert decode_link(data) == Refusal("no link between epochs")
+    padding = ("x" * LINK_BYTES_MAX, bytes(32))
+    large = msgspec.structs.replace(link_of(world, later), leaves=(padding,))
+    assert decode_link(msgspec.msgpack.encode(large)) == Refusal("larger than a link can be")
 
 
 def test_a_checkpoint_within_an_epoch_is_no_end_of_it() -> None:

@@ -9,9 +9,17 @@ from ci.ledger import AppendEntry, encode_entry, genesis_head, next_head
 from ci.state_partitions import LEDGER_PART, ChainPart
 from node.storage import epoch_folder
 from node.storage.damage import StoreDamaged, StoreNotOurs
-from node.storage.epoch_folder import BEGIN_NAME, UNFINISHED, read_begin, read_state, take_over
+from node.storage.epoch_folder import (
+    BEGIN_NAME,
+    LINK_NAME,
+    UNFINISHED,
+    read_begin,
+    read_state,
+    take_over,
+)
 from node.storage.store import DATABASE_NAME, Store
-from pbft.certificates import state_digest
+from pbft.certificates import StableCertificate, state_digest
+from pbft.epoch_link import EpochLink, decode_link
 from pbft.genesis import Cluster
 from pbft.ports import Entry
 from tests.ci.builders import cluster_of
@@ -79,7 +87,7 @@ def test_a_crash_leaves_a_folder_that_is_made_anew(
     parts = state(entries)
     cluster = later(parts)
 
-    def fail(folder: Path, parts: object) -> None:
+    def fail(folder: Path, parts: object, link: object) -> None:
         raise OSError("the disk is full")
 
     with monkeypatch.context() as patched:
@@ -139,3 +147,24 @@ def test_a_begin_state_that_rotted_is_no_reason_to_recover(tmp_path: Path) -> No
     store = Store(folder, cluster.id, "replica-0", lineage=cluster.lineage)
     assert store.ledger.entries(1, 100) == entries
     store.close()
+
+
+def test_a_member_of_the_epoch_before_keeps_what_leads_to_this_one(tmp_path: Path) -> None:
+    """Also where the folder is there already, because a recovery began in it."""
+    parts = state(chain())
+    cluster = later(parts)
+    link = EpochLink.of(cluster, StableCertificate(128, state_digest(parts), ()), parts)
+
+    def take(data: Path, link: EpochLink | None) -> Path:
+        data.mkdir()
+        return take_over(data, cluster, "replica-0", parts=parts, entries=iter(()), link=link)
+
+    without = take(tmp_path / "new member", None)
+    assert not (without / LINK_NAME).exists()
+    folder = take(tmp_path / "member", link)
+    assert decode_link((folder / LINK_NAME).read_bytes()) == link
+    assert (folder / BEGIN_NAME).read_bytes() == (without / BEGIN_NAME).read_bytes()
+    for name in (BEGIN_NAME, LINK_NAME):
+        (folder / name).unlink()
+    take_over(tmp_path / "member", cluster, "replica-0", parts=parts, entries=iter(()), link=link)
+    assert decode_link((folder / LINK_NAME).read_bytes()) == link
