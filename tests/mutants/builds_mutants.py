@@ -140,7 +140,7 @@ BUILDS_MUTANTS: tuple[Mutant, ...] = (
         file=_EXECUTORS,
         old="    is_weak = agreement is Agreement.WEAK and thresholds.is_weak_agreement_allowed\n",
         new="    is_weak = agreement is Agreement.WEAK\n",
-        seeds=(13,),
+        seeds=(310,),
     ),
     Mutant(
         name="75b an executor that is late leaves a decided build to its deadline",

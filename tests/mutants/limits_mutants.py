@@ -70,7 +70,7 @@ LIMITS_MUTANTS: tuple[Mutant, ...] = (
         file=_PROPOSALS,
         old="== digest and sequence <= proposal.until:\n",
         new="== digest:\n",
-        seeds=(13,),
+        seeds=(82,),
     ),
     Mutant(
         name="L9 a proposal is void at its until",

@@ -28,7 +28,7 @@ VIEW_CHANGES_MUTANTS: tuple[Mutant, ...] = (
         new="        if isinstance(pre_prepare, Refusal):\n"
         "            pre_prepare = authenticator.read(certificate.pre_prepare)\n"
         "            assert isinstance(pre_prepare, PrePrepare)\n",
-        seeds=(14,),
+        seeds=(310,),
     ),
     Mutant(
         name="16 certificates: the PREPAREs may be about something else",

@@ -1,4 +1,4 @@
-"""docs/PIPELINES.md: every project in it is built, by an executor and by four nodes."""
+"""docs/PIPELINES.md: every project in it is built by four nodes."""
 
 from pathlib import Path
 from typing import Any
@@ -6,15 +6,14 @@ from typing import Any
 import pytest
 
 from ci.limits import Limits
-from ci.operations import Outcome
 from common.pipeline.pipeline_file import Pipeline, parse_pipeline
-from tests.node.conftest import Room
 from tests.ordinary.conftest import NAMED_IMAGES, Registry
 from tests.ordinary.documented import blocks, examples, snippets
 from tests.processes.network import Network
 
 EXAMPLES = examples()
-ONLINE = {"Python"}
+ONLINE = frozenset({"Python"})
+OFFLINE = frozenset(EXAMPLES) - ONLINE
 
 
 def test_every_block_of_the_document_is_a_file_of_an_example() -> None:
@@ -41,28 +40,21 @@ def test_the_pipeline_files_are_valid(name: str) -> None:
 
 
 @pytest.mark.docker
-@pytest.mark.long
-@pytest.mark.timeout(900)
-@pytest.mark.usefixtures("named_images")
-@pytest.mark.parametrize("name", sorted(set(EXAMPLES) - ONLINE))
-async def test_an_example_is_green(room: Room, name: str) -> None:
-    """Those that need no registry; where there is one, four nodes build all of them, below."""
-    files: dict[str, str | bytes] = dict(EXAMPLES[name])
-    room.local_images += NAMED_IMAGES
-    builder = await room.make_builder(room.make_config(room.repository.url), **generous())
-    order = builder.order(room.repository.url, room.repository.commit(files))
-    finding = await builder.find(order)
-    assert finding.compared.outcome is Outcome.PASSED, builder.log(order)
-
-
-@pytest.mark.docker
 @pytest.mark.processes
 @pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("named_images")
-def test_four_nodes_agree_on_the_examples(tmp_path: Path, registry: Registry) -> None:
-    projects: dict[str, dict[str, Any]] = {name: dict(files) for name, files in EXAMPLES.items()}
-    settings = with_registry(projects["Python"], registry)
+@pytest.mark.parametrize("names", [OFFLINE, ONLINE], ids=["offline", "online"])
+def test_four_nodes_agree_on_the_examples(
+    tmp_path: Path, names: frozenset[str], request: pytest.FixtureRequest
+) -> None:
+    """Those that fetch packages, where a registry can be reached; the others everywhere."""
+    projects: dict[str, dict[str, Any]] = {name: dict(EXAMPLES[name]) for name in sorted(names)}
+    settings: dict[str, object] = {}
+    if names == ONLINE:
+        registry: Registry = request.getfixturevalue("registry")
+        for files in projects.values():
+            settings |= with_registry(files, registry)
     entry = {"url": str(tmp_path / "n" / "repository.git"), "local_images": list(NAMED_IMAGES)}
     overrides: dict[str, dict[str, object]] = {
         "node": {name: as_text(value) for name, value in settings.items()}

@@ -37,6 +37,12 @@ def _hashes(folder: Path) -> str:
     ).stdout
 
 
+@pytest.fixture(scope="module")
+def hashes_of_copy(copy: tuple[Path, list[Path]]) -> str:
+    """What `hash` prints in the copy before anything of it is compiled."""
+    return _hashes(copy[0])
+
+
 def _need_compiler() -> None:
     header = Path(sysconfig.get_path("include")) / "Python.h"
     has_setuptools = importlib.util.find_spec("setuptools") is not None
@@ -44,11 +50,9 @@ def _need_compiler() -> None:
         pytest.skip("gcc, setuptools or the header files of this Python are not here")
 
 
-def test_the_copy_runs_the_same(
-    copy: tuple[Path, list[Path]], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_copy_runs_the_same(hashes_of_copy: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["hash", *SEEDS]) == 0
-    assert _hashes(copy[0]) == capsys.readouterr().out
+    assert hashes_of_copy == capsys.readouterr().out
 
 
 def test_no_struct_is_left_where_the_compiler_comes(copy: tuple[Path, list[Path]]) -> None:
@@ -64,16 +68,17 @@ def test_no_struct_is_left_where_the_compiler_comes(copy: tuple[Path, list[Path]
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-def test_some_of_it_compiled_runs_the_same(copy: tuple[Path, list[Path]]) -> None:
+def test_some_of_it_compiled_runs_the_same(
+    copy: tuple[Path, list[Path]], hashes_of_copy: str
+) -> None:
     """All of it takes minutes."""
     _need_compiler()
     folder, modules = copy
-    before = _hashes(folder)
     compile_modules(folder, [path for path in modules if path.stem in ("timers", "scheduler")])
     assert (
         len([*folder.glob("pbft/timers.*.so"), *folder.glob("simulator/world/scheduler.*.so")]) == 2
     )
-    assert _hashes(folder) == before
+    assert _hashes(folder) == hashes_of_copy
 
 
 @pytest.mark.long

@@ -57,7 +57,9 @@ def hashes(hash_seed: str, seeds: int = 6) -> str:
     return done.stdout
 
 
+@pytest.mark.short
 def test_a_seed_is_the_same_run_in_every_process() -> None:
+    """test_long_gate compares these seeds and more."""
     first = hashes("1")
     assert first.count("\n") == 6
     assert first == hashes("2")
