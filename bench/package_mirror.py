@@ -97,6 +97,13 @@ def _text(number: int, size: int, comment: str) -> str:
     return "".join(lines)
 
 
+class _Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+    # With the library's 5 the kernel drops some of 16 connections made at once. Each is tried again
+    # after a second, and that second would be measured. Public servers have some hundred places.
+    request_queue_size = 128
+
+
 @contextmanager
 def package_mirror(files: Mapping[str, bytes]) -> Iterator[str]:
     """A server of these files; its address. It reads them at each request, so they may change."""
@@ -121,8 +128,7 @@ def package_mirror(files: Mapping[str, bytes]) -> Iterator[str]:
         def log_message(self, *arguments: object) -> None:
             """Nobody reads it."""
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:

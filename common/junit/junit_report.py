@@ -134,13 +134,14 @@ class FoundCases:
     def add_case(self, case: str, outcome: CaseOutcome, file: str) -> FoundCase:
         """A case that was read. Raises UnreadableReport."""
         found = self.cases.get(case)
-        if found is None:
-            self._ids_bytes += len(case.encode())
-            if self._ids_bytes > IDS_BYTES_MAX:
-                problem = f"the names of all cases together have more than {IDS_BYTES_MAX} bytes"
-                raise UnreadableReport(problem)
-            found = self.cases[case] = FoundCase(outcome, file)
-        found.outcome = worst((found.outcome, outcome))
+        if found is not None:
+            found.outcome = worst((found.outcome, outcome))
+            return found
+        self._ids_bytes += len(case.encode())
+        if self._ids_bytes > IDS_BYTES_MAX:
+            problem = f"the names of all cases together have more than {IDS_BYTES_MAX} bytes"
+            raise UnreadableReport(problem)
+        found = self.cases[case] = FoundCase(outcome, file)
         return found
 
     def add_message(self, found: FoundCase, message: str) -> None:
@@ -153,7 +154,8 @@ class FoundCases:
     def part(self, text: str) -> str:
         """A suite's, class's or case's name as a part of an id."""
         words = _BLANKS.sub(" ", text[:PART_CHARACTERS_MAX]).strip(" ")
-        return _ADDRESS.sub("0x*", words.replace(self._workspace, ""))
+        words = words.replace(self._workspace, "")
+        return _ADDRESS.sub("0x*", words) if "0x" in words else words
 
 
 class _Reading:
@@ -167,6 +169,9 @@ class _Reading:
         self._open: list[str] = []
         # of each open suite: the id's parts so far, joined, and the last of them
         self._suites: list[tuple[str, str]] = [("", "")]
+        # The last class's open suite and name, and both joined: mostly the next case's, too.
+        self._class: tuple[tuple[str, str], str] = ("", ""), ""
+        self._class_joined = ("", "")
         # of the open case
         self._case: str | None = None
         self._named: set[CaseOutcome] = set()
@@ -206,7 +211,8 @@ class _Reading:
             raise UnreadableReport(f"more than {DEPTH_MAX} elements lie in each other")
         if self._case is None:
             if name == "testsuite":
-                self._suites.append(self._joined(attributes.get("name", "")))
+                suite, last = self._joined(self._suites[-1], attributes.get("name", ""))
+                self._suites.append((cut_id(suite), last))
             elif name == "testcase":
                 self._begin_case(attributes)
         elif name in ("testcase", "testsuite", "testsuites"):
@@ -220,8 +226,11 @@ class _Reading:
 
     def _begin_case(self, attributes: dict[str, str]) -> None:
         self._found.count_case()
-        names = attributes.get("classname", ""), attributes.get("name", "")
-        self._case = self._joined(*names)[0] or UNNAMED
+        wanted = self._suites[-1], attributes.get("classname", "")
+        if wanted != self._class:
+            self._class, self._class_joined = wanted, self._joined(*wanted)
+        case, _ = self._joined(self._class_joined, attributes.get("name", ""))
+        self._case = cut_id(case) or UNNAMED
         self._named.clear()
         if (
             attributes.get("status") in _SKIPPED_STATUS
@@ -260,14 +269,16 @@ class _Reading:
         self._body.clear()
         self._body_characters = 0
 
-    def _joined(self, *names: str) -> tuple[str, str]:
-        """What the open suites and these names make together: the id, and its last part."""
-        case, last = self._suites[-1]
-        for part in map(self._found.part, names):
-            if part and part != last:
-                case = f"{case}::{part}" if case else part
-                last = part
-        return cut_id(case), last
+    def _joined(self, before: tuple[str, str], name: str) -> tuple[str, str]:
+        """What the parts so far and this name make together, and its last part.
+
+        before: the same of the parts so far.
+        """
+        part = self._found.part(name)
+        case, last = before
+        if not part or part == last:
+            return before
+        return f"{case}::{part}" if case else part, part
 
 
 def _readable(data: bytes) -> bytes:

@@ -2,10 +2,10 @@
 
 A program of its own, `python -I -S report_process.py WORKSPACE`, which imports nothing of ours but
 the reader. Its standard input has, for each report, a line with two lengths, the path and the
-content. When the input ends, it prints a line of JSON for each case, sorted by id:
-`[id, outcome, seconds, message, file]`. It ends with REFUSED_CODE if a report is unreadable, and
-prints which one and why. Any other code is a limit that it reached, or a fault of our own, which it
-prints.
+content. When the input ends, it prints the cases, sorted by id, in lines of JSON: each an array of
+up to ROWS_MAX rows `[id, outcome, seconds, message, file]`. It ends with REFUSED_CODE if a report
+is unreadable, and prints which one and why. Any other code is a limit that it reached, or a fault
+of our own, which it prints.
 
 The limits are a backstop: the reader's own bounds keep it far below them. It reads its input and
 writes its output. It opens no other file, even if a report took it over.
@@ -21,6 +21,9 @@ PROCESSOR_SECONDS = 10
 MEMORY_BYTES = 256 * 2**20
 REFUSED_CODE = 3
 FAULT_CODE = 4
+# Of a line: a line for each costs five times as much, and one for all takes much memory, since one
+# character beyond the first 65,536 makes Python hold each with four bytes.
+ROWS_MAX = 200
 # two numbers
 HEADER_BYTES_MAX = 64
 
@@ -59,10 +62,13 @@ def main(workspace: str) -> int:
         except UnreadableReport as error:
             sink.write(f"{path}: {error}".encode())
             return REFUSED_CODE
-    encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-    for case, one in sorted(found.cases.items()):
-        row = (case, one.outcome, one.seconds, one.message, one.file)
-        sink.write(encode(row).encode() + b"\n")
+    rows = [
+        (case, one.outcome, one.seconds, one.message, one.file)
+        for case, one in sorted(found.cases.items())
+    ]
+    for first in range(0, len(rows), ROWS_MAX):
+        line = json.dumps(rows[first : first + ROWS_MAX], ensure_ascii=False, separators=(",", ":"))
+        sink.write(line.encode() + b"\n")
     return 0
 
 

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import IO, Annotated
 
@@ -83,7 +84,7 @@ class CaseDetails(msgspec.Struct, frozen=True, kw_only=True):
         return {case.id: case.outcome for case in self.cases}
 
 
-_row_decoder = msgspec.json.Decoder(CaseRow)
+_rows_decoder = msgspec.json.Decoder(tuple[CaseRow, ...])
 
 
 def reports_of(patterns: Iterable[str]) -> Selection:
@@ -167,7 +168,7 @@ def _read(
 def _checked(answer: bytes, paths: set[str]) -> tuple[CaseRow, ...]:
     """The rows, if they are as the process makes them; a report may have taken it over."""
     try:
-        cases = tuple(_row_decoder.decode_lines(answer))
+        cases = tuple(chain.from_iterable(_rows_decoder.decode_lines(answer)))
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise InfrastructureError(f"the process that reads test reports: {error}") from error
     last = ""

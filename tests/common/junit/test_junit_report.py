@@ -66,6 +66,20 @@ def test_an_id_is_suites_class_and_name(cases: str, expected: str) -> None:
     assert list(outcomes(suite(cases))) == [expected]
 
 
+def test_a_class_counts_within_its_own_suite_and_file() -> None:
+    """Each case in turn: the one before has the same class, another class, or another suite."""
+    case = '<testcase classname="c" name="%s"/>'
+    first = (
+        '<testcase name="1"/>' + case % 2 + case % 3 + '<testcase classname="d" name="4"/>'
+        '<testsuite name="t">' + case % 5 + '</testsuite><testsuite name="u">' + case % 6
+    )
+    found = outcomes(suite(f"{first}{case % 'c'}</testsuite>{case % 7}"), suite(case % 8, name="v"))
+    assert list(found) == [
+        *("s::1", "s::c::2", "s::c::3", "s::d::4", "s::t::c::5"),
+        *("s::u::c::6", "s::u::c", "s::c::7", "v::c::8"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [

@@ -1,6 +1,7 @@
 """A server of packages in a thread of this process, which can be told to misbehave."""
 
 import http.server
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,8 +30,8 @@ class Mirror:
 
 
 @contextmanager
-def running_mirror() -> Iterator[Mirror]:
-    """A mirror on a port of its own."""
+def running_mirror(context: ssl.SSLContext | None = None) -> Iterator[Mirror]:
+    """A mirror on a port of its own. context: of one that speaks TLS."""
     mirror = Mirror()
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -61,6 +62,12 @@ def running_mirror() -> Iterator[Mirror]:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     mirror.url = f"http://127.0.0.1:{server.server_port}"
+    if context is not None:
+        # the handshake is for the request's thread, or a refused one would hold up the next
+        server.socket = context.wrap_socket(
+            server.socket, server_side=True, do_handshake_on_connect=False
+        )
+        mirror.url = f"https://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:

@@ -5,6 +5,7 @@ import hashlib
 import http.server
 import io
 import json
+import ssl
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from node.dependencies.fetch_messages import (
 from node.dependencies.fetch_process import answer_order
 from node.dependencies.input_store import InputStore, store_name
 from tests.node.dependencies.mirror import Mirror, running_mirror
+from tests.node.git_servers import self_signed
 
 GO_MOD = b"module example.org/A\n"
 WHEEL, SOURCE, OTHER = b"wheel" * 1000, b"source", b"other"
@@ -296,6 +298,43 @@ def test_a_mirror_that_says_nothing_is_told(
     ended.set()
     assert isinstance(answer, Failed)
     assert answer.text.startswith(f"{mirror.url}/foo/: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "authority", "problem"),
+    [
+        ("IP:127.0.0.1", "own", None),
+        # without any of the operator's the usual ones are asked, which do not know this server
+        ("IP:127.0.0.1", None, "CERTIFICATE_VERIFY_FAILED"),
+        ("IP:127.0.0.1", "another", "CERTIFICATE_VERIFY_FAILED"),
+        ("DNS:elsewhere.example.org", "own", "not valid for '127.0.0.1'"),
+    ],
+)
+def test_a_server_with_tls_is_known_by_its_authority_and_its_name(
+    name: str,
+    authority: str | None,
+    problem: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fetcher, "PAUSE_SECONDS", 0.001)
+    certificates = {}
+    for whose in ("own", "another"):
+        (tmp_path / whose).mkdir()
+        certificates[whose] = self_signed(tmp_path / whose, name)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificates["own"])
+    authorities = None if authority is None else certificates[authority][0].read_text()
+    with running_mirror(context) as mirror:
+        serve_foo(mirror)
+        server = Server(tool=Tool.PIP, url=mirror.url, authorities=authorities)
+        answer = answer_order(order(tmp_path, mirror, pip_lock(SOURCE), servers=(server,)))
+    if problem is None:
+        assert stored_files(answer) == ["foo-1.0.tar.gz"]
+    else:
+        assert isinstance(answer, Failed)
+        assert problem in answer.text
+        assert not mirror.asked
 
 
 def test_two_files_of_one_name_are_told(mirror: Mirror, tmp_path: Path) -> None:

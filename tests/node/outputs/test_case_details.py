@@ -81,6 +81,13 @@ def test_without_a_case_it_says_why(tmp_path: Path, reports: list[bytes], proble
     assert found.problem.startswith(problem)
 
 
+def test_cases_come_in_several_lines(tmp_path: Path) -> None:
+    count = 2 * report_process.ROWS_MAX + 1
+    cases = "".join(f'<testcase name="{number:06}"/>' for number in reversed(range(count)))
+    found = read(tmp_path, f"<testsuite>{cases}</testsuite>".encode())
+    assert [case.id for case in found.cases] == [f"{number:06}" for number in range(count)]
+
+
 def test_the_process_can_open_nothing() -> None:
     """Nor write a file, start a program or take much memory."""
     tried = f"""
@@ -125,12 +132,17 @@ def test_it_has_its_limits_before_it_reads() -> None:
         ("import os; os.kill(os.getpid(), 9)", r"ended with -9 after 0 bytes"),
         ("print('MemoryError: x'); raise SystemExit(4)", r"ended with 4 after 15 bytes: MemoryErr"),
         ("print('{}')", r"reads test reports: "),
+        ("""print('[["a","passed",null,null,"0.xml"]')""", "reads test reports: "),
         ("print('\\xff')", r"reads test reports: "),
-        ("""print('["a", "passed", null, null, "other.xml"]')""", "no rows of them"),
-        ("""print('["b","passed",null,null,"0.xml"]\\n' * 2)""", "no rows of them"),
-        ("""print('["a\\\\tb", "passed", null, null, "0.xml"]')""", "no rows of them"),
-        ("""print('["", "passed", null, null, "0.xml"]')""", "reads test reports: "),
-        ("""print('["a", "good", null, null, "0.xml"]')""", "reads test reports: "),
+        ("""print('[["a", "passed", null, null, "other.xml"]]')""", "no rows of them"),
+        (
+            """print('[["b","passed",null,null,"0.xml"],["b","passed",null,null,"0.xml"]]')""",
+            "no rows of them",
+        ),
+        ("""print('[["b","passed",null,null,"0.xml"]]\\n' * 2)""", "no rows of them"),
+        ("""print('[["a\\\\tb", "passed", null, null, "0.xml"]]')""", "no rows of them"),
+        ("""print('[["", "passed", null, null, "0.xml"]]')""", "reads test reports: "),
+        ("""print('[["a", "good", null, null, "0.xml"]]')""", "reads test reports: "),
         ("while True: print('x' * 65536)", r"ended with -9 after 1001 bytes"),
     ],
 )
