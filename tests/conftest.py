@@ -37,6 +37,7 @@ LONGEST = (
     DOCUMENTED[0],
     "tests/mutants/test_mutants.py",
     "tests/simulator/campaigns/test_long_gate.py",
+    "tests/test_style_and_types.py",
     BROWSER,
     "tests/node/sandboxes/containers/test_docker_sandbox.py",
     "tests/node/storage/test_store_crash_states.py",

@@ -211,26 +211,3 @@ def test_what_mypy_found_out_is_kept_outside_of_the_checkout(
     calls = (checkout / "mypy-calls").read_text().splitlines()
     assert calls == [f"--cache-dir {kept}/mypy"] * (not is_held) + [""] * own_runs
     assert (kept / "mypy/kept").exists() == (own_runs == 0)
-
-
-@pytest.mark.parametrize(("checks", "tests"), [(0, 0), (1, 0), (0, 1), (1, 1)])
-def test_a_change_is_good_if_both_the_checks_and_the_tests_are(
-    tmp_path: Path, checks: int, tests: int
-) -> None:
-    """They go together; what the checks found is there whatever the tests come to."""
-    for folder in (".ci", "scripts"):
-        (tmp_path / folder).mkdir()
-    shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci" / "run")
-    # The tests wait for the checks to begin, as only two that go together do.
-    texts = {
-        "check.sh": f"touch '{tmp_path}/began'; echo found; echo wrong >&2; exit {checks}",
-        "test.sh": f"until [[ -e '{tmp_path}/began' ]]; do sleep 0.01; done; echo $*; exit {tests}",
-    }
-    for name, text in texts.items():
-        script = tmp_path / "scripts" / name
-        script.write_text(f"#!/usr/bin/env bash\n{text}\n")
-        script.chmod(0o755)
-    done = run([str(tmp_path / ".ci" / "run")], tmp_path)
-    assert done.returncode == (1 if checks or tests else 0)
-    assert {"found", "wrong", "--full"} <= set(done.stdout.splitlines())
-    assert ("style or types are wrong" in done.stderr) == bool(checks)
