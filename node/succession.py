@@ -32,6 +32,7 @@ from node.storage.damage import StoreDamaged, StoreUnusable
 from node.storage.epoch_folder import BEGIN_NAME, epoch_folder, read_state, take_over
 from node.storage.ledger_table import LedgerTable
 from pbft.core import Core
+from pbft.epoch_link import EpochLink
 from pbft.genesis import Cluster
 from pbft.ports import Entry
 
@@ -110,6 +111,7 @@ def succeed(config: NodeConfig, next_file: Path) -> int:
             config.name,
             parts=parts,
             entries=_entries(runtime.store.ledger),
+            link=EpochLink.of(following, core.checkpoints.stable, parts),
         )
     finally:
         runtime.store.close()

@@ -22,6 +22,8 @@ from pbft.quorums import UnsupportedSize
 # More replicas than a cluster has, and more parts than a state has (`ci.admission.room_refusal`).
 CHECKPOINTS_MAX = 128
 LEAVES_MAX = 200_000
+# The most that a link of them takes: a leaf has a name of some hundred bytes at most.
+LINK_BYTES_MAX = 32 * 1024 * 1024
 
 
 class EpochLink(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -44,6 +46,16 @@ class EpochLink(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
         there."""
         leaves = state_leaves(parts)
         return cls(following.encoded, certificate.sequence, certificate.checkpoints, leaves)
+
+
+def read_link(data: bytes) -> EpochLink | Refusal:
+    """The link that these bytes encode, as another gave them; nothing of it is checked."""
+    if len(data) > LINK_BYTES_MAX:
+        return Refusal("larger than a link can be")
+    try:
+        return msgspec.msgpack.decode(data, type=EpochLink)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return Refusal("no link")
 
 
 def follow(cluster: Cluster, link: EpochLink, *, verify: Verify) -> Cluster | Refusal:

@@ -17,10 +17,13 @@ from node.storage import folders
 from node.storage.damage import StoreDamaged, StoreNotOurs
 from node.storage.store import Store
 from pbft.certificates import state_digest
+from pbft.epoch_link import EpochLink
 from pbft.genesis import Cluster
 from pbft.ports import Entry, SavedEntry
 
 BEGIN_NAME = "begin-state"
+# An encoded EpochLink; absent where a release before wrote the folder, or a new member.
+LINK_NAME = "epoch-link"
 # More than any state has (`ci.admission.room_refusal`).
 BEGIN_BYTES_MAX = 2 * 1024 * 1024 * 1024
 # What is copied of a ledger in one transaction.
@@ -80,18 +83,20 @@ def take_over(
     *,
     parts: Mapping[str, bytes],
     entries: Iterator[Entry],
+    link: EpochLink | None = None,
 ) -> Path:
     """Make the store of a later epoch; the folder, which is there complete or not at all.
 
     parts: the state that it begins with. entries: the ledger up to there, from the first entry on,
-    as far as it is here: the rest is fetched from other replicas. If the folder is there, only the
-    state is put into it, where that is missing: a recovery may have begun there. Raises OSError,
-    StoreUnusable, SaveFailed.
+    as far as it is here: the rest is fetched from other replicas. link: what leads to this epoch,
+    for others; None: this node has no proof of it. If the folder is there, only the state and the
+    link are put into it, where the state is missing: a recovery may have begun there. Raises
+    OSError, StoreUnusable, SaveFailed.
     """
     folder = epoch_folder(data_directory, cluster.epoch)
     if folder.exists():
         if not (folder / BEGIN_NAME).exists():
-            _write_begin(folder, parts)
+            _write_begin(folder, parts, link)
         return folder
     unfinished = folder.with_name(folder.name + UNFINISHED)
     if unfinished.exists():
@@ -109,17 +114,24 @@ def take_over(
         store.note_ledger_position(*ledger_position(parts))
     finally:
         store.close()
-    _write_begin(unfinished, parts)
+    _write_begin(unfinished, parts, link)
     unfinished.rename(folder)
     folders.sync(data_directory)
     return folder
 
 
-def _write_begin(folder: Path, parts: Mapping[str, bytes]) -> None:
-    file = folder / (BEGIN_NAME + UNFINISHED)
+def _write_begin(folder: Path, parts: Mapping[str, bytes], link: EpochLink | None) -> None:
+    # The link first: whoever finds the state takes the folder for complete.
+    if link is not None:
+        _write_synced(folder, LINK_NAME, msgspec.msgpack.encode(link))
+    _write_synced(folder, BEGIN_NAME, msgspec.msgpack.encode(dict(sorted(parts.items()))))
+
+
+def _write_synced(folder: Path, name: str, data: bytes) -> None:
+    file = folder / (name + UNFINISHED)
     with open(file, "wb") as stream:
-        stream.write(msgspec.msgpack.encode(dict(sorted(parts.items()))))
+        stream.write(data)
         stream.flush()
         os.fsync(stream.fileno())
-    file.rename(folder / BEGIN_NAME)
+    file.rename(folder / name)
     folders.sync(folder)

@@ -14,15 +14,17 @@ from ci.member_changes import ready_bytes
 from ci.operations import ProposeMembers, Ready, encode_operation
 from common.config_error import ConfigError
 from common.configuration.config import NodeConfig
-from common.configuration.keys import SigningKey, generate_key_files, load_signing_key
+from common.configuration.keys import SigningKey, generate_key_files, load_signing_key, verify
 from common.membership.confirmation import read_cluster
 from node.main import main
 from node.opening import open_replica, read_member
 from node.storage.damage import StoreNotOurs
-from node.storage.epoch_folder import BEGIN_NAME
+from node.storage.epoch_folder import BEGIN_NAME, LINK_NAME
 from node.succession import join, succeed
 from pbft.authentication import Identity
 from pbft.client import make_request
+from pbft.epoch_link import EpochLink, follow, read_link
+from pbft.genesis import Cluster
 from pbft.messages import Envelope
 from pbft.ports import Output
 from tests.node.conftest import ConfigMaker
@@ -116,6 +118,12 @@ def test_a_node_takes_over_once_its_epoch_is_sealed(
     assert (alone.folder / "cluster.epoch-0.yml").read_text() == before
     _, later = read_cluster(alone.cluster_file)
     assert (later.epoch, later.lineage, later.begins_after) == (1, first.id, 6)
+    # whoever trusted the epoch before can follow
+    link = read_link((alone.config.data_directory / "epoch-1" / LINK_NAME).read_bytes())
+    assert isinstance(link, EpochLink)
+    followed = follow(first, link, verify=verify)
+    assert isinstance(followed, Cluster)
+    assert followed.id == later.id
     # the node starts in it, and has its ledger
     member = read_member(alone.config)
     runtime = open_replica(alone.config, member.identity, member.limits)

@@ -5,10 +5,11 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
+from pbft import epoch_link
 from pbft.certificates import leaves_digest, state_digest
-from pbft.epoch_link import EpochLink, follow
+from pbft.epoch_link import EpochLink, follow, read_link
 from pbft.genesis import Cluster
-from pbft.messages import Checkpoint, Signed
+from pbft.messages import Checkpoint
 from pbft.ports import Refusal
 from tests.paper.test_epochs import K, change, ended, next_genesis, run_to_end, small
 from tests.pbft.world import World, verify
@@ -39,6 +40,15 @@ def test_a_link_leads_from_an_epoch_to_the_next_and_on() -> None:
     assert again.id == third.id
     # it leads nowhere from another epoch, even of the same members
     assert isinstance(follow(world.cluster, link, verify=verify), Refusal)
+
+
+def test_bytes_that_are_no_link_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = msgspec.msgpack.encode(link_of(*ended()))
+    assert isinstance(read_link(data), EpochLink)
+    for wrong in (b"", b"\xc1", data[:-1], data + b"\0", b"\x91" * 100_000, b"\x94\xa1\xff"):
+        assert read_link(wrong) == Refusal("no link")
+    monkeypatch.setattr(epoch_link, "LINK_BYTES_MAX", len(data) - 1)
+    assert read_link(data) == Refusal("larger than a link can be")
 
 
 CONFIGURATION = next_genesis(7)

@@ -9,9 +9,17 @@ from ci.ledger import AppendEntry, encode_entry, genesis_head, next_head
 from ci.state_partitions import LEDGER_PART, ChainPart
 from node.storage import epoch_folder
 from node.storage.damage import StoreDamaged, StoreNotOurs
-from node.storage.epoch_folder import BEGIN_NAME, UNFINISHED, read_begin, read_state, take_over
+from node.storage.epoch_folder import (
+    BEGIN_NAME,
+    LINK_NAME,
+    UNFINISHED,
+    read_begin,
+    read_state,
+    take_over,
+)
 from node.storage.store import DATABASE_NAME, Store
-from pbft.certificates import state_digest
+from pbft.certificates import StableCertificate, state_digest
+from pbft.epoch_link import EpochLink, read_link
 from pbft.genesis import Cluster
 from pbft.ports import Entry
 from tests.ci.builders import cluster_of
@@ -58,6 +66,25 @@ def test_a_store_of_a_later_epoch_has_the_ledger_and_nothing_that_was_said(tmp_p
     assert take_over(tmp_path, cluster, "replica-0", parts=parts, entries=iter(())) == folder
 
 
+def test_the_link_stands_beside_the_state_whose_bytes_it_does_not_change(tmp_path: Path) -> None:
+    entries = chain()
+    parts = state(entries)
+    cluster = later(parts)
+    certificate = StableCertificate(128, state_digest(parts), ())
+    link = EpochLink.of(cluster, certificate, parts)
+    begins = []
+    for name, given in (("with", link), ("without", None)):
+        (tmp_path / name).mkdir()
+        folder = take_over(
+            tmp_path / name, cluster, "replica-0", parts=parts, entries=iter(()), link=given
+        )
+        begins.append((folder / BEGIN_NAME).read_bytes())
+        assert (folder / LINK_NAME).exists() is (given is not None)
+        assert read_begin(tmp_path / name, cluster) == parts
+    assert begins[0] == begins[1]
+    assert read_link((tmp_path / "with" / "epoch-1" / LINK_NAME).read_bytes()) == link
+
+
 def test_what_is_not_given_of_the_ledger_is_a_gap(tmp_path: Path) -> None:
     entries = chain()
     parts = state(entries)
@@ -79,7 +106,7 @@ def test_a_crash_leaves_a_folder_that_is_made_anew(
     parts = state(entries)
     cluster = later(parts)
 
-    def fail(folder: Path, parts: object) -> None:
+    def fail(folder: Path, parts: object, link: object) -> None:
         raise OSError("the disk is full")
 
     with monkeypatch.context() as patched:
