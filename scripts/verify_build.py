@@ -173,7 +173,7 @@ def main(arguments: list[str] | None = None) -> int:
         verify_age(trust, options.trust_days)
         envelope, threshold = Path(options.envelope), options.threshold
         payload, signers, signed_in = verify_signatures(envelope, trust, threshold)
-        verdict = verify_statement(payload, trust, options, signed_in)
+        verdict = verify_statement(payload, trust, options, signed_in=signed_in)
         if options.tests is not None:
             verify_cases(Path(options.tests), verdict["tests"], options.require_test)
         lines: list[str] = []
@@ -284,7 +284,7 @@ def verify_age(trust: dict[str, Any], days_max: int) -> None:
 
 
 def verify_signatures(
-    file: Path, trust: dict[str, Any], threshold: int | None, since: int = 0
+    file: Path, trust: dict[str, Any], threshold: int | None, *, since: int = 0
 ) -> tuple[bytes, list[str], dict[str, Any]]:
     """The payload that enough replicas of one epoch signed, who did, each counted once, and that
     epoch: the newest one.
@@ -333,7 +333,11 @@ def verify_signatures(
 
 
 def verify_statement(
-    payload: bytes, trust: dict[str, Any], options: argparse.Namespace, signed_in: dict[str, Any]
+    payload: bytes,
+    trust: dict[str, Any],
+    options: argparse.Namespace,
+    *,
+    signed_in: dict[str, Any],
 ) -> dict[str, Any]:
     """What the statement says, if it is one of this cluster and about what was asked for.
 
