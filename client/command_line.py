@@ -116,9 +116,9 @@ COMMANDS = (
     ),
     Command(
         "trust",
-        "print the public keys for scripts/verify_build.py",
+        "print the public keys for scripts/verify_build.py, or renew a file of them",
         DONE,
-        "client.commands.envelope",
+        "client.commands.trust",
     ),
     Command(
         "proof",

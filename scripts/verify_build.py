@@ -6,10 +6,12 @@
         [--ref refs/heads/main] [--event push] [--target main] [--step test] [--artifact FILE]
         [--sbom FILE] [--no-network FILE] [--supplement supplement.json]
         [--no-contradiction] [--tests FILE] [--require-test ID] [--no-warnings] [--no-skipped]
+        [--trust-root HEX] [--trust-days N]
 
 `trust.json` holds the cluster's id and the replicas' public keys; `python -m client trust` makes
 it from the cluster file. Get it once, from somebody you trust, and keep it beside the pipeline:
-whoever can change it decides what you deploy.
+whoever can change it decides what you deploy. `python -m client trust --refresh trust.json` renews
+it after a change of members, and dates it; a dated file is refused once it is --trust-days old.
 
 Exit code 0: signed by f+1 replicas or more, passed, and about what was asked for; 1: it holds,
 and the build did not pass; 2: it proves nothing, or is about something else. Repository and commit
@@ -23,10 +25,12 @@ DSSE v1.0.2 (protocol, threshold), in-toto Statement v1.
 import argparse
 import base64
 import binascii
+import contextlib
 import hashlib
 import json
 import re
 import sys
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +54,9 @@ PIPELINE_BYTES_MAX = 64 * 1024
 NETWORK_COMMENT = re.compile(r"^\s*#\s*pbft-ci\s+network\s*:(.*)", re.IGNORECASE | re.MULTILINE)
 SIGNATURES_MAX = 256
 TRUST_FORMAT = 1
+TRUST_DAYS = 30
+# More changes of members than a cluster makes.
+EARLIER_EPOCHS_MAX = 1000
 
 EXIT_PASSED = 0
 EXIT_NOT_PASSED = 1
@@ -139,6 +146,18 @@ def main(arguments: list[str] | None = None) -> int:
         action="store_true",
         help="exit with 1 if a replica contradicted it, or by this --supplement still may",
     )
+    parser.add_argument(
+        "--trust-root",
+        metavar="HEX",
+        help="require that FILE goes back to the epoch that has this fingerprint",
+    )
+    parser.add_argument(
+        "--trust-days",
+        type=int,
+        default=TRUST_DAYS,
+        metavar="N",
+        help="refuse a FILE whose date is longer ago (default: %(default)s)",
+    )
     options = parser.parse_args(arguments)
     try:
         if options.no_contradiction and options.supplement is None:
@@ -150,15 +169,20 @@ def main(arguments: list[str] | None = None) -> int:
                 "add --repository URL and --commit SHA, or --any to see which build it is"
             )
         trust = read_trust(Path(options.trust))
-        threshold = trust["faults_max"] + 1 if options.threshold is None else options.threshold
-        payload, signers = verify_signatures(Path(options.envelope), trust, threshold)
-        verdict = verify_statement(payload, trust, options)
+        verify_root(trust, options.trust_root)
+        verify_age(trust, options.trust_days)
+        envelope, threshold = Path(options.envelope), options.threshold
+        payload, signers, signed_in = verify_signatures(envelope, trust, threshold)
+        verdict = verify_statement(payload, trust, options, signed_in=signed_in)
         if options.tests is not None:
             verify_cases(Path(options.tests), verdict["tests"], options.require_test)
         lines: list[str] = []
         is_uncontradicted = False
         if options.supplement is not None:
-            later, _ = verify_signatures(Path(options.supplement), trust, threshold)
+            # of members who may speak of this verdict at all
+            later, _, _ = verify_signatures(
+                Path(options.supplement), trust, threshold, since=verdict["epoch"]
+            )
             lines, is_uncontradicted = verify_supplement(later, payload)
     except Invalid as error:
         print(f"invalid: {error}", file=sys.stderr)
@@ -190,9 +214,40 @@ def read_trust(file: Path) -> dict[str, Any]:
             f"{file}: it {what}, this version reads {TRUST_FORMAT}; make it again (python -m client"
             " trust), or use verify_build.py of the version that wrote it"
         )
+    if not isinstance(trust.get("cluster"), str):
+        raise Invalid(f"{file}: `cluster` is missing")
+    present = read_epoch(file, trust)
+    earlier = trust.get("earlier", [])
+    if not isinstance(earlier, list) or len(earlier) > EARLIER_EPOCHS_MAX:
+        raise Invalid(f"{file}: `earlier` is not a list of epochs")
+    epochs = [read_epoch(file, epoch) for epoch in earlier]
+    numbers = [epoch["epoch"] for epoch in (*epochs, present)]
+    if numbers != sorted(set(numbers)):
+        raise Invalid(f"{file}: its epochs are not in order")
+    root = trust.get("root", present["instance"] or trust["cluster"])
+    if not isinstance(root, str):
+        raise Invalid(f"{file}: `root` is no fingerprint")
+    confirmed = trust.get("confirmed")
+    try:
+        day = None if confirmed is None else date.fromisoformat(confirmed)
+    except (TypeError, ValueError) as error:
+        raise Invalid(f"{file}: `confirmed` is no date") from error
+    return {
+        "cluster": trust["cluster"],
+        **present,
+        "earlier": epochs,
+        "root": root,
+        "confirmed": day,
+    }
+
+
+def read_epoch(file: Path, trust: object) -> dict[str, Any]:
+    """The keys of one epoch, and how many of their owners may lie. Raises Invalid."""
+    if not isinstance(trust, dict):
+        raise Invalid(f"{file}: an epoch is not an object")
     replicas, faults_max = trust.get("replicas"), trust.get("faults_max")
-    if not isinstance(replicas, dict) or not isinstance(trust.get("cluster"), str):
-        raise Invalid(f"{file}: `replicas` or `cluster` is missing")
+    if not isinstance(replicas, dict):
+        raise Invalid(f"{file}: `replicas` is missing")
     if type(faults_max) is not int or not 0 <= 3 * faults_max < len(replicas):
         raise Invalid(f"{file}: `faults_max` does not go with {len(replicas)} replicas")
     epoch, instance = trust.get("epoch", 0), trust.get("instance")
@@ -204,18 +259,40 @@ def read_trust(file: Path) -> dict[str, Any]:
         raise Invalid(f"{file}: a key is not hexadecimal") from error
     if any(len(key) != 32 for key in keys.values()) or len(set(keys.values())) != len(keys):
         raise Invalid(f"{file}: each replica needs a key of its own, of 32 bytes")
-    return {
-        "cluster": trust["cluster"],
-        "epoch": epoch,
-        "instance": instance,
-        "faults_max": faults_max,
-        "replicas": keys,
-    }
+    return {"epoch": epoch, "instance": instance, "faults_max": faults_max, "replicas": keys}
 
 
-def verify_signatures(file: Path, trust: dict[str, Any], threshold: int) -> tuple[bytes, list[str]]:
-    """The payload that at least `threshold` replicas signed, and who did, each counted once."""
-    if threshold <= trust["faults_max"]:
+def verify_root(trust: dict[str, Any], wanted: str | None) -> None:
+    """Does the file go back to that fingerprint? Raises Invalid."""
+    if wanted is not None and trust["root"] != wanted.lower():
+        raise Invalid(f"the trust file goes back to {shown(trust['root'])}, not to {wanted}")
+
+
+def verify_age(trust: dict[str, Any], days_max: int) -> None:
+    """Is the file's date not too long ago? One without a date has no age. Raises Invalid."""
+    if trust["confirmed"] is None:
+        return
+    days = (datetime.now(UTC).date() - trust["confirmed"]).days
+    if days > days_max:
+        raise Invalid(
+            f"the trust file is {days} days old, and {days_max} are allowed: renew it (python -m"
+            " client trust --refresh FILE), or allow more (--trust-days N)"
+        )
+    # a day, for machines whose clocks differ about midnight
+    if days < -1:
+        raise Invalid(f"the trust file is of {trust['confirmed']}, a day to come: see the clock")
+
+
+def verify_signatures(
+    file: Path, trust: dict[str, Any], threshold: int | None, *, since: int = 0
+) -> tuple[bytes, list[str], dict[str, Any]]:
+    """The payload that enough replicas of one epoch signed, who did, each counted once, and that
+    epoch: the newest one.
+
+    threshold: how many are needed, f+1 of the epoch where it is None. since: the first epoch whose
+    replicas count.
+    """
+    if threshold is not None and threshold <= trust["faults_max"]:
         raise Invalid(f"a threshold of {threshold} proves nothing: {trust['faults_max']} may lie")
     envelope = read_json(read_file(file, ENVELOPE_BYTES_MAX), str(file))
     if envelope.get("payloadType") != PAYLOAD_TYPE:
@@ -226,27 +303,46 @@ def verify_signatures(file: Path, trust: dict[str, Any], threshold: int) -> tupl
     payload = decode_base64(envelope.get("payload"))
     kind = PAYLOAD_TYPE.encode()
     message = b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
-    signers = set()
+    found = []
     for entry in signatures:
         if not isinstance(entry, dict) or not isinstance(entry.get("keyid", ""), str):
             raise Invalid("a signature is not an object with a keyid")
         if not isinstance(entry.get("sig", ""), str):
             raise Invalid("a signature is not text")
-        try:
-            signature = decode_base64(entry.get("sig", ""))
-        except Invalid:
-            continue  # one spoilt signature must not spoil the others
+        # one spoilt signature must not spoil the others
+        with contextlib.suppress(Invalid):
+            found.append(decode_base64(entry.get("sig", "")))
+    counted = []
+    # votes of two epochs never add up: each has its own faults
+    for epoch in (trust, *reversed(trust["earlier"])):
+        if epoch["epoch"] < since:
+            continue
         # the keyid is an unauthenticated hint, so every key is tried
-        signers |= {n for n, key in trust["replicas"].items() if holds(key, message, signature)}
-    if len(signers) < threshold:
-        raise Invalid(f"signed by {len(signers)} replicas; {threshold} are needed")
-    return payload, [name for name in trust["replicas"] if name in signers]
+        signers = [
+            name
+            for name, key in epoch["replicas"].items()
+            if any(holds(key, message, signature) for signature in found)
+        ]
+        needed = max(threshold or 0, epoch["faults_max"] + 1)
+        if len(signers) >= needed:
+            return payload, signers, epoch
+        counted.append(f"{len(signers)} replicas; {needed} are needed")
+    if not counted:
+        raise Invalid(f"the trust file has no replicas of epoch {since} or later")
+    raise Invalid(f"signed by {counted[0]}")
 
 
 def verify_statement(
-    payload: bytes, trust: dict[str, Any], options: argparse.Namespace
+    payload: bytes,
+    trust: dict[str, Any],
+    options: argparse.Namespace,
+    *,
+    signed_in: dict[str, Any],
 ) -> dict[str, Any]:
-    """What the statement says, if it is one of this cluster and about what was asked for."""
+    """What the statement says, if it is one of this cluster and about what was asked for.
+
+    signed_in: the epoch whose replicas signed it, who attest nothing of a later one.
+    """
     statement = read_json(payload, "the statement")
     try:
         subjects, predicate = statement["subject"], statement["predicate"]
@@ -256,6 +352,7 @@ def verify_statement(
         artifacts = [s["digest"]["sha256"] for s in subjects[1:] if "sha256" in s["digest"]]
         bills = [s["digest"]["sha256"] for s in subjects[1:] if s["name"] == BILL_OF_MATERIALS]
         said: dict[str, Any] = {
+            "epoch": verdict["epoch"],
             "outcome": verdict["outcome"],
             "repository": verdict["repository"],
             "commit": verdict["commit"],
@@ -284,7 +381,12 @@ def verify_statement(
             f"the statement is of epoch {epoch}, and the trust file of epoch {trust['epoch']}; take"
             " the newer trust file"
         )
-    if epoch and epoch == trust["epoch"] and instance != trust["instance"]:
+    if epoch > signed_in["epoch"]:
+        raise Invalid(
+            f"the statement is of epoch {epoch}, and signed by replicas of epoch"
+            f" {signed_in['epoch']} alone"
+        )
+    if epoch and epoch == signed_in["epoch"] and instance != signed_in["instance"]:
         raise Invalid("the statement is of another cluster that continues the same one")
     if options.commit is not None and options.commit.lower() not in commits:
         raise Invalid(f"it is about {', '.join(commits) or 'no commit'}, not {options.commit}")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from client.commands.envelope import TRUST_FORMAT
+from client.commands.trust_file import TRUST_FORMAT
 from client.storage import database
 from common.membership.entry import ENTRY_FORMAT
 from node.caches import cache_store

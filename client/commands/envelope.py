@@ -1,4 +1,4 @@
-"""attest, verify, trust: a verdict's envelope, from downloading it to checking it offline.
+"""attest, verify: a verdict's envelope, from downloading it to checking it offline.
 
 And its supplement: who contradicted it later.
 """
@@ -6,7 +6,6 @@ And its supplement: who contradicted it later.
 import argparse
 import asyncio
 import hashlib
-import json
 import sys
 from pathlib import Path
 
@@ -39,7 +38,6 @@ from ci.statement import (
     StatementView,
     VerdictFields,
     VerifiedEnvelope,
-    keyid_for,
     verify_envelope,
 )
 from ci.supplement import (
@@ -62,19 +60,13 @@ from client.commands.targets import (
 from client.network.nodes import NodeFailed, Nodes
 from client.network.supplement import NoSupplement, gather_supplement
 from common.configuration.config import ConfigError
-from common.configuration.keys import public_key_pem, verify
+from common.configuration.keys import verify
 from common.english import counted
-from common.fingerprint import fingerprint_words
 from common.pipeline.pipeline_file import PIPELINE_BYTES_MAX
 from common.pipeline.step_networks import step_networks
 from common.ref_names import check_commit
 from common.safe_text import escape_controls
-from pbft.epoch_link import LINK_BYTES_MAX, decode_link, follow
 from pbft.genesis import Cluster
-from pbft.ports import Refusal
-
-TRUST_FORMAT = 1
-KEY_TYPE = "ed25519"
 
 
 def add(commands: Commands, common: argparse.ArgumentParser) -> None:
@@ -189,20 +181,6 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     )
     cluster_flag(check)
     check.set_defaults(run=_verify)
-    trust = commands.add_parser(
-        "trust",
-        parents=[common],
-    )
-    cluster_flag(trust)
-    trust.add_argument(
-        "--follow",
-        action="append",
-        default=[],
-        metavar="LINK",
-        help="a file epoch-link, of each epoch after that of the cluster file, in their order: the"
-        " keys are those of the last",
-    )
-    trust.set_defaults(run=_trust)
 
 
 def _verify(options: argparse.Namespace) -> int:
@@ -498,51 +476,6 @@ async def provenance_lines(
             else:
                 lines.append(answer)
     return lines, failures
-
-
-def _trust(options: argparse.Namespace) -> int:
-    cluster = read_cluster(options)
-    for file in options.follow:
-        link = decode_link(_read(file, LINK_BYTES_MAX))
-        following = link if isinstance(link, Refusal) else follow(cluster, link, verify=verify)
-        if isinstance(following, Refusal):
-            raise CommandFailed(
-                f"{file}: it does not lead on from epoch {cluster.epoch}: {following.reason}",
-                EXIT_WRONG,
-            )
-        cluster = following
-        words = " ".join(fingerprint_words(cluster.id))
-        print(f"epoch {cluster.epoch}: {words}", file=sys.stderr)
-    print(json.dumps(trust_of(cluster), indent=1))
-    return EXIT_DONE
-
-
-def trust_of(cluster: Cluster) -> dict[str, object]:
-    """What scripts/verify_build.py has to trust: the replicas' keys, and how many may lie.
-
-    `cluster` is the lineage, as statements name it. `epoch` and `instance` say whose keys they are.
-    `keys` has the same once more, as other people's verifiers take it: by the key ids that are in
-    the envelopes, as securesystemslib reads them, and in PEM.
-    """
-    # left out in epoch 0, so that its file stays what it was
-    epoch = {"epoch": cluster.epoch, "instance": cluster.id.hex()} if cluster.epoch else {}
-    return {
-        "format": TRUST_FORMAT,
-        "cluster": cluster.lineage.hex(),
-        **epoch,
-        "faults_max": cluster.quorums.faults_max,
-        "replicas": {member.name: member.public_key.hex() for member in cluster.genesis.replicas},
-        "keys": {
-            keyid_for(member.public_key): {
-                "keytype": KEY_TYPE,
-                "scheme": KEY_TYPE,
-                "keyval": {"public": member.public_key.hex()},
-                "name": member.name,
-                "pem": public_key_pem(member.public_key),
-            }
-            for member in cluster.genesis.replicas
-        },
-    }
 
 
 def _read(file: str, bytes_max: int = ENVELOPE_BYTES_MAX) -> bytes:

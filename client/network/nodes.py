@@ -36,6 +36,7 @@ from common.web.bounded_http import (
     save,
 )
 from common.web.peers import Peers
+from pbft.epoch_link import LINK_BYTES_MAX
 from pbft.genesis import Cluster
 from pbft.ports import Entry
 
@@ -390,6 +391,11 @@ class Nodes:
         return decode_answer(
             await self._get(replica, "/pbft/members", bounds), ServedMembers, replica
         )
+
+    async def link(self, replica: str, epoch: int) -> bytes:
+        """What leads from that epoch to the next, unread. Raises NodeFailed; NotThere: none."""
+        bounds = AnswerBounds(LINK_BYTES_MAX, LOG_TIMEOUT_SECONDS)
+        return await self._get(replica, "/pbft/links", bounds, query={"after": str(epoch)})
 
     async def misbehave(self, replica: str, fault: str | None) -> None:
         """Tell a node to have that fault from now on, None: none. Raises NodeFailed.

@@ -31,6 +31,7 @@ from node.web.artifact_routes import ArtifactRoutes
 from node.web.build_states import state_of
 from node.web.fault_switch import FaultSwitch
 from node.web.kept_file_routes import KeptFileRoutes
+from node.web.link_routes import LinkRoutes
 from node.web.proof_routes import ProofRoutes
 from pbft.authentication import Authenticator, is_relayed
 from pbft.codec import (
@@ -133,6 +134,7 @@ class NodeServer:
                 web.get("/pbft/status", self._status),
                 web.get("/pbft/limits", self._limits),
                 web.get("/pbft/members", self._members),
+                *LinkRoutes(self._store.path.parent, self._cluster.epoch).routes(),
                 web.get("/pbft/log", self._log),
                 web.get("/pbft/clients/{client}", self._client),
                 web.get("/pbft/evidence", self._evidence),

@@ -10,11 +10,14 @@ _CHANGES = "ci/member_changes.py"
 _APPLICATION = "ci/application.py"
 _FOLDER = "node/storage/epoch_folder.py"
 _LINK = "pbft/epoch_link.py"
+_TRUST = "client/commands/trust.py"
+_VERIFIER = "scripts/verify_build.py"
 
 _TEST = "tests/paper/test_epochs.py::"
 _CHANGES_TEST = "tests/ci/test_member_changes.py::"
 _LINK_TEST = "tests/paper/test_epoch_link.py::"
 _FOLDER_TEST = "tests/node/storage/test_epoch_folder.py::"
+_TRUST_TEST = "tests/client/commands/test_trust.py::"
 
 EPOCHS_MUTANTS: tuple[Mutant, ...] = (
     # --- where an epoch ends ----------------------------------------------------------------------
@@ -226,5 +229,57 @@ EPOCHS_MUTANTS: tuple[Mutant, ...] = (
         old="    if leaves_digest(link.leaves) != state:\n",
         new="    if False:\n",
         test=_LINK_TEST + "test_a_forged_link_leads_nowhere",
+    ),
+    # --- who follows ------------------------------------------------------------------------------
+    Mutant(
+        name="M30 one of two links of an epoch is followed",
+        file=_TRUST,
+        old="    if len(proved) > 1:\n",
+        new="    if False:\n",
+        test=_TRUST_TEST + "test_two_links_of_one_epoch_are_shown_and_neither_is_followed",
+    ),
+    Mutant(
+        name="M31 f replicas say that nothing follows",
+        file=_TRUST,
+        old="    if answered < answers_needed:\n",
+        new="    if False:\n",
+        test=_TRUST_TEST + "test_f_answers_renew_nothing",
+    ),
+    Mutant(
+        name="M32 a trust file of any age is renewed",
+        file=_TRUST,
+        old="    if before.confirmed is not None and"
+        " (today - before.confirmed).days > options.trust_days:\n",
+        new="    if False:\n",
+        test=_TRUST_TEST + "test_a_file_that_is_too_old_is_not_renewed_unattended",
+    ),
+    Mutant(
+        name="M33 a removed key signs verdicts of later epochs",
+        file=_VERIFIER,
+        old='    if epoch > signed_in["epoch"]:\n',
+        new="    if False:\n",
+        test=_TRUST_TEST
+        + "test_old_and_new_envelopes_verify_and_a_removed_key_signs_nothing_later",
+    ),
+    Mutant(
+        name="M34 a removed key signs supplements to later verdicts",
+        file=_VERIFIER,
+        old='        if epoch["epoch"] < since:\n',
+        new="        if False:\n",
+        test=_TRUST_TEST + "test_a_removed_key_signs_no_supplement_to_a_later_verdict",
+    ),
+    Mutant(
+        name="M35 a trust file of any age is believed",
+        file=_VERIFIER,
+        old="    if days > days_max:\n",
+        new="    if False:\n",
+        test=_TRUST_TEST + "test_a_file_ages_by_its_date",
+    ),
+    Mutant(
+        name="M36 a trust file of any root is believed",
+        file=_VERIFIER,
+        old='    if wanted is not None and trust["root"] != wanted.lower():\n',
+        new="    if False:\n",
+        test=_TRUST_TEST + "test_the_root_must_be_the_one_that_is_asked_for",
     ),
 )

@@ -49,6 +49,11 @@ def next_file(network: Network, folder: Path) -> Path:
     return following
 
 
+def verified(trust: Path, envelope: Path, *flags: str) -> Ended:
+    """What a deploy pipeline runs."""
+    return run("scripts/verify_build.py", str(envelope), "--trust", str(trust), "--any", *flags)
+
+
 def use_new_key(settings: dict[str, Any], folder: Path) -> None:
     settings["private_key_file"] = str(folder / "new-node3.private.pem")
 
@@ -68,6 +73,8 @@ def test_a_key_is_replaced_and_nothing_is_lost(make_network: NetworkMaker, tmp_p
     envelope = tmp_path / "before.json"
     saved = client(network, "attest", before, "--output", str(envelope))
     assert saved.code == 0, saved
+    trust = tmp_path / "trust.json"
+    trust.write_text(client(network, "trust").output)
     waiting = network.post("waiting")
     network.wait_until(
         lambda: all(
@@ -161,3 +168,20 @@ def test_a_key_is_replaced_and_nothing_is_lost(make_network: NetworkMaker, tmp_p
     twice = run("-m", "client", "trust", "--cluster", now, "--follow", str(link))
     assert twice.code == 2
     assert "it does not lead on from epoch 1" in twice.errors
+    # a verifier with a trust file of epoch 0 follows the links, and then asks nobody
+    assert verified(trust, envelope).code == 0
+    assert verified(trust, newer).code == 2
+    root = json.loads(trust.read_text())["cluster"]
+    renewed = client(network, "trust", "--refresh", str(trust))
+    assert renewed.code == 0, renewed
+    assert f"was  epoch 0  {root}" in renewed.output
+    assert f"is   epoch 1  {network.status('node0')['cluster']}" in renewed.output
+    for name in (*NODES, CLIENT):
+        network.stop(name)
+    for file in (envelope, newer):
+        checked = verified(trust, file, "--trust-root", root)
+        assert checked.code == 0, checked
+    again = trust.read_bytes()
+    unanswered = client(network, "trust", "--refresh", str(trust))
+    assert unanswered.code == 3, unanswered
+    assert trust.read_bytes() == again

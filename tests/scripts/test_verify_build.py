@@ -23,7 +23,7 @@ from ci.case_results import CaseOutcome, encode_report
 from ci.operations import Artifact, Ballot, Event, Outcome, Step
 from ci.statement import InvalidEnvelope, envelope, keyid_for, pae, verify_envelope
 from ci.supplement import supplement_bytes
-from client.commands.envelope import trust_of
+from client.commands.trust_file import trust_of
 from client.main import main
 from common.address import Address
 from common.configuration.config import AncestryEntry
