@@ -18,7 +18,7 @@ from client.commands.trust_file import (
     read_trust,
     trust_of,
 )
-from client.network.nodes import NodeFailed, Nodes, NotThere
+from client.network.nodes import Gone, NodeFailed, Nodes, NotThere
 from common.configuration.keys import verify
 from common.english import counted
 from common.fingerprint import fingerprint_words
@@ -26,6 +26,9 @@ from common.new_file import replace_file
 from pbft.epoch_link import LINK_BYTES_MAX, decode_link, follow
 from pbft.genesis import Cluster
 from pbft.ports import Refusal
+
+# Changes of members that one run follows: more than a file that is renewed every month meets.
+EPOCHS_MAX = 100
 
 
 def add(commands: Commands, common: argparse.ArgumentParser) -> None:
@@ -106,6 +109,13 @@ async def _refresh(options: argparse.Namespace) -> int:
             present = await _next(nodes, present, answers_needed=place.quorums.weak)
             if present is not None:
                 clusters.append(present)
+            if len(clusters) > EPOCHS_MAX:
+                raise CommandFailed(
+                    f"members changed more than {EPOCHS_MAX} times since epoch"
+                    f" {before.cluster.epoch}; the file stays: make it again, and compare the"
+                    " fingerprint with the operators",
+                    EXIT_WRONG,
+                )
     after = before.followed_by(tuple(clusters), today)
     replace_file(file, json.dumps(after.encode(), indent=1))
     for what, cluster in (("was", before.cluster), ("is", after.cluster)):
@@ -135,16 +145,19 @@ async def _next(nodes: Nodes, cluster: Cluster, *, answers_needed: int) -> Clust
     """The cluster of the next epoch, if a replica proves one; all are asked.
 
     Raises CommandFailed if two are proved, for then 2f+1 keys of the epoch are in wrong hands, and
-    nobody can tell which one is right; or if so few answer that all may be liars.
+    nobody can tell which one is right; or if so few answer that all may be liars; or if none is
+    proved and so many are past this epoch that not all may be liars.
     """
     answers = await asyncio.gather(
         *(nodes.link(name, cluster.epoch) for name in nodes.names), return_exceptions=True
     )
     proved: dict[bytes, Cluster] = {}
-    answered = 0
+    answered = lacking = 0
     for name, answer in zip(nodes.names, answers, strict=True):
         if isinstance(answer, NotThere):
             answered += 1
+        elif isinstance(answer, Gone):
+            lacking += 1
         elif isinstance(answer, NodeFailed):
             print(f"warning: {answer}", file=sys.stderr)
         elif isinstance(answer, BaseException):
@@ -162,6 +175,15 @@ async def _next(nodes: Nodes, cluster: Cluster, *, answers_needed: int) -> Clust
             f"epoch {cluster.epoch + 1} is proved twice, as {ids}: neither is followed, and the"
             " file stays; ask the operators which one they confirmed",
             EXIT_WRONG,
+        )
+    if proved:
+        answered += lacking
+    elif lacking >= answers_needed:
+        raise CommandFailed(
+            f"{counted(lacking, 'replica')} of {len(answers)} are past epoch {cluster.epoch} and"
+            " lack the link from it, and none has it; the file stays. If somebody kept the files"
+            " epoch-link: trust --cluster OLD.yml --follow LINK",
+            EXIT_NO_ANSWER,
         )
     if answered < answers_needed:
         raise CommandFailed(

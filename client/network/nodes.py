@@ -86,6 +86,10 @@ class NotThere(NodeFailed):
     """The node answered that it has no such thing (404)."""
 
 
+class Gone(NodeFailed):
+    """The node answered that it lacks what was there once (410)."""
+
+
 class Unreadable(NodeFailed):
     """The node answered, and not in the form of what was asked for."""
 
@@ -393,7 +397,10 @@ class Nodes:
         )
 
     async def link(self, replica: str, epoch: int) -> bytes:
-        """What leads from that epoch to the next, unread. Raises NodeFailed; NotThere: none."""
+        """What leads from that epoch to the next, unread.
+
+        Raises NodeFailed; NotThere: nothing does; Gone: the node is past it, and lacks it.
+        """
         bounds = AnswerBounds(LINK_BYTES_MAX, LOG_TIMEOUT_SECONDS)
         return await self._get(replica, "/pbft/links", bounds, query={"after": str(epoch)})
 
@@ -528,6 +535,8 @@ class Nodes:
         answer = await self._answer(replica, request, bounds, is_waiting=is_waiting)
         if answer.status == 404:
             raise NotThere(f"{replica}: has no {path}")
+        if answer.status == 410:
+            raise Gone(f"{replica}: has no {path} any more")
         if answer.status != 200:
             raise NodeFailed(f"{replica}: {path} was answered with {answer.status}")
         return answer

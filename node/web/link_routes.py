@@ -17,9 +17,11 @@ EPOCH_MAX = 2**32
 
 
 class LinkRoutes:
-    """One link an answer, as bytes (`pbft.epoch_link.EpochLink`); 404 where this node has none.
+    """One link an answer, as bytes (`pbft.epoch_link.EpochLink`).
 
-    A link proves itself, so whoever asks need not trust this node.
+    A link proves itself, so whoever asks need not trust this node. 404: nothing follows that epoch
+    here. 410: this node is in a later one and lacks the link, as a new member does, and who took
+    over with a release that kept none.
     """
 
     def __init__(self, store_folder: Path, epoch: int) -> None:
@@ -34,10 +36,15 @@ class LinkRoutes:
 
     async def _send(self, request: web.Request) -> web.StreamResponse:
         after = number(request, "after", 0, low=0, high=EPOCH_MAX)
-        absent = http_error(web.HTTPNotFound, f"this replica has no link from epoch {after}")
         # A folder of a later epoch may be there already: this node is not in it yet.
         if after >= self._epoch:
-            raise absent
+            raise http_error(
+                web.HTTPNotFound, f"this replica is in epoch {self._epoch}: nothing leads on"
+            )
+        lacking = http_error(
+            web.HTTPGone,
+            f"this replica is in epoch {self._epoch}, and lacks the link from epoch {after}",
+        )
         if self._sending >= SENDING_MAX:
             raise http_error(web.HTTPServiceUnavailable, f"{SENDING_MAX} are being sent already")
         self._sending += 1
@@ -46,7 +53,7 @@ class LinkRoutes:
             with path.open("rb") as file:
                 size = os.fstat(file.fileno()).st_size
                 if size > LINK_BYTES_MAX:
-                    raise absent
+                    raise lacking
                 headers = {
                     "Content-Type": "application/octet-stream",
                     "X-Content-Type-Options": "nosniff",
@@ -54,6 +61,6 @@ class LinkRoutes:
                 }
                 return await send_file(request, file, headers)
         except FileNotFoundError:
-            raise absent from None
+            raise lacking from None
         finally:
             self._sending -= 1

@@ -15,6 +15,7 @@ from aiohttp.test_utils import TestServer
 from ci.ledger import VerdictEntry
 from ci.statement import envelope, keyid_for, pae
 from ci.supplement import supplement_bytes
+from client.commands import trust
 from client.commands.trust_file import InvalidTrust, TrustFile, read_trust, trust_of
 from client.main import main
 from common.address import Address
@@ -41,6 +42,8 @@ class Place:
     def __init__(self, folder: Path) -> None:
         self.links: dict[str, Links] = {name: {} for name in FIRST.replica_names}
         self.silent: set[str] = set()
+        # past the epoch that is asked for, without the link
+        self.lacking: set[str] = set()
         self.cluster_file = folder / "cluster.yml"
         self.file = folder / "trust.json"
         self.file.write_text(json.dumps(trust_of(FIRST)))
@@ -49,6 +52,8 @@ class Place:
         async def links(request: web.Request) -> web.Response:
             if name in self.silent:
                 raise web.HTTPServiceUnavailable
+            if name in self.lacking:
+                raise web.HTTPGone
             link = self.links[name].get(int(request.query["after"]))
             if link is None:
                 raise web.HTTPNotFound
@@ -158,6 +163,36 @@ async def test_f_answers_renew_nothing(place: Place, capsys: pytest.CaptureFixtu
     assert place.file.read_bytes() == before
     place.links["replica-3"] = {}
     assert await place.refresh() == 0
+
+
+async def test_links_without_end_are_not_followed(
+    place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.all_give({0: TO_SECOND, 1: TO_THIRD})
+    before = place.file.read_bytes()
+    monkeypatch.setattr(trust, "EPOCHS_MAX", 1)
+    assert await place.refresh() == 2
+    assert "more than 1 times since epoch 0" in capsys.readouterr().err
+    assert place.file.read_bytes() == before
+
+
+async def test_replicas_that_lack_a_link_do_not_say_that_nothing_follows(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = place.file.read_bytes()
+    place.lacking = {"replica-1", "replica-2"}
+    assert await place.refresh() == 3
+    assert "2 replicas of 4 are past epoch 0 and lack the link" in capsys.readouterr().err
+    assert place.file.read_bytes() == before
+    # who has it is believed for the proof, whatever the others lack
+    place.lacking.add("replica-3")
+    place.links["replica-0"] = {0: TO_SECOND}
+    assert await place.refresh() == 3
+    assert "past epoch 1" in capsys.readouterr().err
+    # one may lie about it
+    place.lacking = {"replica-1"}
+    assert await place.refresh() == 0
+    assert place.fields()["instance"] == SECOND.id.hex()
 
 
 async def test_a_file_that_is_too_old_is_not_renewed_unattended(

@@ -37,7 +37,7 @@ async def test_a_node_gives_the_links_up_to_its_epoch(data: Path) -> None:
     queries = ("?after=0", "", "?after=1", "?after=2", "?after=3")
     given = await answers(data / "epoch-3", 3, *queries)
     assert given[:2] == [(200, b"to 1")] * 2
-    assert [status for status, _ in given[2:]] == [404, 200, 404]
+    assert [status for status, _ in given[2:]] == [410, 200, 404]
     assert given[3][1] == b"to 3"
     # its folder may be there before the node is in that epoch
     given = await answers(data / "epoch-2", 2, "?after=0", "?after=2")
@@ -52,7 +52,7 @@ async def test_what_is_asked_wrongly_or_too_much_is_refused(
     assert [status for status, _ in given] == [400] * 3
     with monkeypatch.context() as patched:
         patched.setattr(link_routes, "LINK_BYTES_MAX", 3)
-        assert (await answers(data / "epoch-1", 1, "?after=0"))[0][0] == 404
+        assert (await answers(data / "epoch-1", 1, "?after=0"))[0][0] == 410
     monkeypatch.setattr(link_routes, "SENDING_MAX", 1)
     given = await answers(data / "epoch-1", 1, "?after=0", "?after=0")
     assert [status for status, _ in given] == [200] * 2
