@@ -164,7 +164,8 @@ async def test_a_step_alone_gets_its_inputs_and_cannot_change_them(
         "commands": [
             "cat $PIP_FIND_LINKS/*; echo; cat $CARGO_HOME/config.toml; touch $CARGO_HOME/own",
             "cd /pbft-ci-inputs; find . -print0 | sort -z | xargs -0 stat -c '%n %A %u %g %s'",
-            "for path in . pip cargo/x-1.0.0; do if touch $path/more; then exit 1; fi; done 2>/dev/null",
+            "for path in . pip cargo/x-1.0.0; do"
+            " if touch $path/more; then exit 1; fi; done 2>/dev/null",
             "for path in pip/*.whl pip cargo; do"
             " if rm -r $path || mv $path $path.2; then exit 1; fi; done 2>/dev/null",
             "if echo x >cargo/x-1.0.0/Cargo.toml || chmod -R 777 .; then exit 1; fi 2>/dev/null",
