@@ -3,9 +3,9 @@
 Several steps, artifacts, test reports, services or caches need a workspace that outlives a
 container: see `workspace`. A single step without those gets its tree over its standard input, into
 file systems that end with it, and its image's own tar unpacks the tree: that is a third of the work
-for the engine. So does a single step whose caches are only read: the engine unpacks them into it
-while it waits for its tree. If the image has no tar, or anything else is unusual before the first
-command runs, the step runs like the others.
+for the engine. So does a single step whose caches are only read, or that has inputs by lock file:
+the engine unpacks them into it while it waits for its tree. If the image has no tar, or anything
+else is unusual before the first command runs, the step runs like the others.
 """
 
 import hashlib
@@ -19,6 +19,7 @@ import msgspec
 from ci.limits import Limits
 from ci.operations import ImageDigest, Outcome
 from common.pipeline.pipeline_file import Pipeline, Step
+from node.dependencies.hand_in import INPUTS
 from node.egress.egress_proxy import EgressRules
 from node.egress.operator_rules import OperatorRules, not_allowed
 from node.sandboxes.containers.build_cache import ROOTS, FoundEntries, find_caches, restore_caches
@@ -56,6 +57,7 @@ from node.sandboxes.containers.workspace import (
     fill_inputs,
     fill_tree,
     fill_workspace,
+    inputs_volume_bytes,
     keeper_end,
     keeper_order,
     make_workspace,
@@ -184,7 +186,6 @@ def _is_short(
         and not context.pipeline.services
         # what is to be stored is packed after the end
         and (caches is None or not caches.to_write())
-        and context.work.inputs is None
         and not context.pipeline.artifacts
         and context.pipeline.tests is None
         and not needs_trust
@@ -210,13 +211,20 @@ def _run_alone(
 
     The file systems that caches go into are volumes, for the engine sees no others. Where one is
     the workspace, the engine unpacks the tree over it as well: the commit's own files win there.
-    Raises TreeNotTaken and _NotRestored too.
+    Inputs by lock file have a volume as well. It is writable for the engine alone: folder and files
+    are root's, and a step is another user without any capability. Raises TreeNotTaken and
+    _NotRestored too.
     """
     limits, work = context.limits, context.work
     sizes = {WORKSPACE: limits.workspace_bytes, HOME: limits.home_bytes}
-    cached = {ROOTS[part.root] for _, entry in found for part in entry.parts}
+    filled = {ROOTS[part.root] for _, entry in found for part in entry.parts}
+    if work.inputs is not None:
+        sizes[INPUTS] = inputs_volume_bytes(work.inputs)
+        filled.add(INPUTS)
+        if work.inputs.home:
+            filled.add(HOME)
     tree = work.tree
-    if WORKSPACE in cached:
+    if WORKSPACE in filled:
         tree = work.folder / "empty.tar"
         tree.write_bytes(EMPTY_TAR)
 
@@ -225,9 +233,13 @@ def _run_alone(
             with engine_errors():
                 if found:
                     restore_caches(client, container, work, found=found, stop=stop)
-                if WORKSPACE in cached:
+                if WORKSPACE in filled:
                     fill_tree(client, container, work.tree, stop=stop)
+                if work.inputs is not None:
+                    fill_inputs(client, container, work.inputs, stop=stop)
         except InfrastructureError as error:
+            if not found:
+                raise
             raise _NotRestored(error.reason) from error
 
     passed = result_of_exit(0, context.image_digest, context.image_id)
@@ -240,9 +252,9 @@ def _run_alone(
         seconds=sequence.begin(step),
         temporary={
             TEMPORARY: limits.temporary_bytes,
-            **{path: size for path, size in sizes.items() if path not in cached},
+            **{path: size for path, size in sizes.items() if path not in filled},
         },
-        new_volumes={path: volume_options(path, sizes[path]) for path in cached},
+        new_volumes={path: volume_options(path, sizes[path]) for path in filled},
         network=_network(client, context) if _is_online(step, context) else None,
         has_input=True,
     )
@@ -320,7 +332,7 @@ def _made_workspace(
             keeper,
             context.limits,
             ca_bundle=context.ca_bundle,
-            inputs_bytes=0 if work.inputs is None else work.inputs.page_bytes,
+            inputs=work.inputs,
             resources=resources,
         )
 
@@ -347,7 +359,7 @@ def _made_workspace(
 def _fill(client: docker.APIClient, workspace: Workspace, work: Work, *, stop: Stop) -> None:
     fill_workspace(client, workspace, work.tree, stop=stop)
     if work.inputs is not None:
-        fill_inputs(client, workspace, work.inputs, stop=stop)
+        fill_inputs(client, workspace.keeper, work.inputs, stop=stop)
 
 
 def _run_in(

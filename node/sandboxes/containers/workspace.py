@@ -87,21 +87,20 @@ def make_workspace(
     limits: Limits,
     *,
     ca_bundle: bytes | None,
-    inputs_bytes: int = 0,
+    inputs: HandedInputs | None = None,
     resources: EngineResources,
 ) -> Workspace:
     """Make the file systems, empty but for the certificates, and start the keeper.
 
-    keeper: of `keeper_order`. inputs_bytes: of what lock files pin; 0: nothing. resources: gets the
-    keeper's id.
+    keeper: of `keeper_order`. inputs: what lock files pin. resources: gets the keeper's id.
 
     Raises what the library raises.
     """
     sizes = {WORKSPACE: limits.workspace_bytes, HOME: limits.home_bytes}
     if ca_bundle is not None:
         sizes[TRUST] = TRUST_BYTES
-    if inputs_bytes:
-        sizes[INPUTS] = inputs_bytes + FILE_SYSTEM_BYTES
+    if inputs is not None:
+        sizes[INPUTS] = inputs_volume_bytes(inputs)
     order = msgspec.structs.replace(
         keeper,
         new_volumes={path: volume_options(path, size) for path, size in sizes.items()},
@@ -164,17 +163,24 @@ def volume_options(path: str, size: int) -> str:
     return f"nosuid,nodev,{rights},{file_system_options(size)}"
 
 
+def inputs_volume_bytes(inputs: HandedInputs) -> int:
+    """The size of the volume at INPUTS."""
+    return inputs.page_bytes + FILE_SYSTEM_BYTES
+
+
 def fill_inputs(
-    client: docker.APIClient, workspace: Workspace, inputs: HandedInputs, *, stop: Stop
+    client: docker.APIClient, container: str, inputs: HandedInputs, *, stop: Stop
 ) -> None:
     """Put in what the build's lock files pin, and what tools read of it in HOME.
+
+    container: one that runs, with a volume at INPUTS, and at HOME if there is something for it.
 
     Raises Stopped, OSError and what the library raises.
     """
     with inputs.archive.open("rb") as file:
-        client.put_archive(workspace.keeper, INPUTS, _chunks(file, stop))
+        client.put_archive(container, INPUTS, _chunks(file, stop))
     if inputs.home:
-        client.put_archive(workspace.keeper, HOME, inputs.home)
+        client.put_archive(container, HOME, inputs.home)
 
 
 def fill_workspace(

@@ -1,6 +1,8 @@
 """A pipeline of one step in one container that takes its tree itself, and when that will not do."""
 
 import asyncio
+import gzip
+import hashlib
 import io
 import os
 import secrets
@@ -16,10 +18,13 @@ import pytest
 import node.sandboxes.containers.container_run
 import node.sandboxes.containers.workspace
 from ci.operations import Outcome
+from common.configuration.package_sources import PackageSource
+from common.dependencies.lock_file import Tool
 from common.pipeline.pipeline_file import PIPELINE_FILE
 from node.sandboxes.containers.container import ContainerOrder, create_container
 from node.sandboxes.containers.docker_engine import CLUSTER_LABEL
 from tests.node.conftest import Room, pipeline, things_of, until
+from tests.node.dependencies.mirror import running_mirror
 from tests.node.sandboxes.containers.test_docker_sandbox import CRASH
 from tests.node.sandboxes.containers.test_steps import steps
 
@@ -138,6 +143,75 @@ async def test_a_step_alone_sees_what_it_sees_among_others(room: Room, made: lis
     among = await looked_at(room, steps(room.image, entry, {"commands": ["true"]}))
     assert len(made) == 1 + 3
     assert alone[:-1] == among[: among.index("+ true")]
+
+
+async def test_a_step_alone_gets_its_inputs_and_cannot_change_them(
+    room: Room, made: list[str]
+) -> None:
+    """As a step among others does: the files, what a tool reads in HOME, and who may write."""
+    crate = gzip.compress(crate_tar("x-1.0.0/Cargo.toml", b"[package]"), mtime=0)
+    digests = [hashlib.sha256(data).hexdigest() for data in (b"a wheel", crate)]
+    link = f'<a href="foo-1.0-py3-none-any.whl#sha256={digests[0]}">foo-1.0-py3-none-any.whl</a>'
+    files: dict[str, str | bytes] = {
+        "requirements.txt": f"foo==1.0 --hash=sha256:{digests[0]}\n",
+        "Cargo.lock": (
+            'version = 3\n[[package]]\nname = "x"\nversion = "1.0.0"\nsource ='
+            ' "registry+https://github.com/rust-lang/crates.io-index"\n'
+            f'checksum = "{digests[1]}"\n'
+        ),
+    }
+    look: dict[str, object] = {
+        "commands": [
+            "cat $PIP_FIND_LINKS/*; echo; cat $CARGO_HOME/config.toml; touch $CARGO_HOME/own",
+            "cd /pbft-ci-inputs; find . -print0 | sort -z | xargs -0 stat -c '%n %A %u %g %s'",
+            "for path in . pip cargo/x-1.0.0; do"
+            " if touch $path/more; then exit 1; fi; done 2>/dev/null",
+            "for path in pip/*.whl pip cargo; do"
+            " if rm -r $path || mv $path $path.2; then exit 1; fi; done 2>/dev/null",
+            "if echo x >cargo/x-1.0.0/Cargo.toml || chmod -R 777 .; then exit 1; fi 2>/dev/null",
+            "if umount /pbft-ci-inputs; then exit 1; fi 2>/dev/null",
+            "cat pip/* cargo/x-1.0.0/Cargo.toml; echo",
+        ]
+    }
+    said = []
+    with running_mirror() as mirror:
+        mirror.files = {
+            "/foo/": link.encode(),
+            "/foo/foo-1.0-py3-none-any.whl": b"a wheel",
+            "/x/x-1.0.0.crate": crate,
+        }
+        sources = tuple(PackageSource(tool=tool, url=mirror.url) for tool in (Tool.PIP, Tool.CARGO))
+        builder = await room.make_builder(room.make_config(room.repository.url, sources=sources))
+        for entries in ([look], [look, {"commands": ["true"]}]):
+            locks = [{"pip": "requirements.txt"}, {"cargo": "Cargo.lock"}]
+            text = steps(room.image, *entries, dependencies=locks)
+            commit = room.repository.commit({**files, ".pbft-ci.yml": text})
+            order = builder.order(room.repository.url, commit)
+            finding = await builder.find(order)
+            log = builder.log(order)
+            assert finding.compared.outcome is Outcome.PASSED, log
+            said.append([line for line in log.split("\n") if is_of_a_look(line)])
+            assert not things_of(room.engine, builder.cluster_id)
+    assert said[0] == said[1]
+    assert "./cargo/x-1.0.0/Cargo.toml -rw-r--r-- 0 0 9" in said[0]
+    # the first one has no keeper
+    assert len(made) == 1 + 3
+
+
+def is_of_a_look(line: str) -> bool:
+    """Whether it says what inputs are, and not why they cannot be changed."""
+    return line.startswith(("./", "a wheel", "[", "directory", "replace-with")) and not (
+        line.startswith("[pbft-ci]")
+    )
+
+
+def crate_tar(name: str, data: bytes) -> bytes:
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w", format=tarfile.GNU_FORMAT) as archive:
+        header = tarfile.TarInfo(name)
+        header.size = len(data)
+        archive.addfile(header, io.BytesIO(data))
+    return made.getvalue()
 
 
 async def test_what_an_image_lays_over_the_tree_covers_it_both_ways(
