@@ -178,6 +178,8 @@ def _later(config: NodeConfig) -> NodeConfig | None:
 
     The folder counts once its state is there, which is written last.
     """
+    if not config.cluster_file.exists():
+        return None  # of a node that is no member yet
     ancestry = load_cluster_config(config.cluster_file).ancestry
     folder = epoch_folder(config.data_directory, ancestry.epoch + 1 if ancestry else 1)
     file = folder / CLUSTER_NAME

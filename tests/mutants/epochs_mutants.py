@@ -10,11 +10,15 @@ _CHANGES = "ci/member_changes.py"
 _APPLICATION = "ci/application.py"
 _FOLDER = "node/storage/epoch_folder.py"
 _LINK = "pbft/epoch_link.py"
+_GOING_OVER = "node/going_over.py"
+_SUCCESSION = "node/succession.py"
 
 _TEST = "tests/paper/test_epochs.py::"
 _CHANGES_TEST = "tests/ci/test_member_changes.py::"
 _LINK_TEST = "tests/paper/test_epoch_link.py::"
 _FOLDER_TEST = "tests/node/storage/test_epoch_folder.py::"
+_GOING_OVER_TEST = "tests/node/test_going_over.py::"
+_SUCCESSION_TEST = "tests/node/test_succession.py::"
 
 EPOCHS_MUTANTS: tuple[Mutant, ...] = (
     # --- where an epoch ends ----------------------------------------------------------------------
@@ -226,5 +230,36 @@ EPOCHS_MUTANTS: tuple[Mutant, ...] = (
         old="    if leaves_digest(link.leaves) != state:\n",
         new="    if False:\n",
         test=_LINK_TEST + "test_a_forged_link_leads_nowhere",
+    ),
+    # --- going over ------------------------------------------------------------------------------
+    Mutant(
+        name="M60 a replica leaves its epoch alone",
+        file=_GOING_OVER,
+        old="    if len(have_end) < before.quorums.strong and not is_awaited:\n",
+        new="    if False:\n",
+        test=_GOING_OVER_TEST
+        + "test_a_replica_leaves_once_strong_have_the_end_and_the_rest_had_its_time",
+    ),
+    Mutant(
+        name="M61 nobody waits for those that lack the end",
+        file=_GOING_OVER,
+        old="waited_seconds >= LAGGARD_SECONDS\n",
+        new="True\n",
+        test=_GOING_OVER_TEST
+        + "test_a_replica_leaves_once_strong_have_the_end_and_the_rest_had_its_time",
+    ),
+    Mutant(
+        name="M62 strangers of the next epoch count in the one before",
+        file=_GOING_OVER,
+        old="(sealed | begun) & set(before.replica_names)\n",
+        new="sealed | begun\n",
+        test=_GOING_OVER_TEST + "test_a_next_epoch_that_only_waits_for_this_replica_is_enough",
+    ),
+    Mutant(
+        name="M63 a later epoch counts without its link",
+        file=_SUCCESSION,
+        old="    if later.id != followed.id:\n",
+        new="    if False:\n",
+        test=_SUCCESSION_TEST + "test_a_later_epoch_counts_by_its_link_alone",
     ),
 )
