@@ -1,7 +1,7 @@
 """What `doctor` collects of a node, beside what both programs have."""
 
 from common.checks.command import Check
-from common.configuration.config import NodeConfig, load_cluster_config, load_node_config
+from common.configuration.config import NodeConfig, load_cluster_config
 from common.configuration.secret_file import read_bearer_tokens
 from common.doctor.command import Examined
 from common.doctor.report import Part, answer, rows
@@ -11,11 +11,12 @@ from node.builds.cached_runs import CACHES_FOLDER
 from node.caches.cache_store import INDEX_NAME
 from node.storage.epoch_folder import epoch_folder
 from node.storage.store import DATABASE_NAME
+from node.succession import load_present
 
 
 def node_doctor(check: Check) -> Examined[NodeConfig]:
     """check: what the command of that name does."""
-    return Examined("node", NODE_CONFIG, load_node_config, check, _parts)
+    return Examined("node", NODE_CONFIG, load_present, check, _parts)
 
 
 def _parts(config: NodeConfig) -> list[Part]:

@@ -32,6 +32,7 @@ from common.configuration.reload import Reloads, ignore_reloads
 from common.configuration.secret_file import PRIVATE_UMASK, read_bearer_tokens
 from common.doctor.command import add_doctor
 from common.finding import Finding
+from common.fingerprint import fingerprint_words
 from common.installation import NODE_COMMAND, NODE_CONFIG, shown
 from common.links.link import Inbox, Links
 from common.logs import FORMATTERS, start_logging
@@ -50,13 +51,14 @@ from node.builds.build_tasks import BuildTasks, StoreRequests
 from node.check import check_node
 from node.diagnostics.capture import Capture
 from node.doctor import node_doctor
+from node.going_over import GoingOver
 from node.opening import Member, open_replica, read_member
 from node.replica.ledger_catch_up import LedgerCatchUp
 from node.replica.speaker import Speaker
 from node.statuses.reporting import NodeReports
 from node.storage.damage import StoreDamaged, StoreUnusable
 from node.storage.scrub import Scrub
-from node.succession import add_succeed
+from node.succession import add_succeed, in_present_epoch, load_present
 from node.web.fault_switch import FaultSwitch, NoFaults
 from node.web.server import NodeServer
 from pbft.genesis import Cluster
@@ -80,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command is not None:
             return int(options.run(options))
         ignore_reloads()
-        config = _configure(options)
+        config = _present(options)
         member = read_member(config)
         os.umask(PRIVATE_UMASK)
         start_logging(config.log_file, config.name, config.log_format)
@@ -88,12 +90,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     try:
-        node = _Node(config, member)
         # What was imported stays: each look at all of it held the loop for 35 ms.
         gc.freeze()
         gc.set_threshold(COLLECTED_OBJECTS_MIN)
-        reloads = Reloads(config, lambda: _configure(options))
-        uvloop.run(node.run(reloads))
+        uvloop.run(_serve(config, member, lambda: _present(options)))
     except StoreUnusable as error:
         _log.critical("%s: nothing is lost; make its disk take writes and start again", error)
         return 1
@@ -101,6 +101,22 @@ def main(arguments: list[str] | None = None) -> int:
         _log.critical("%s", error)
         return 1
     return 0
+
+
+async def _serve(config: NodeConfig, member: Member, read: Callable[[], NodeConfig]) -> None:
+    """Run the node until SIGTERM or SIGINT, in one epoch after the other.
+
+    read: the configuration, read again. Raises as `_Node.run`.
+    """
+    while True:
+        node = _Node(config, member)
+        if not await node.run(Reloads(config, read)):
+            return
+        config = in_present_epoch(config)
+        member = read_member(config)
+        cluster = member.identity.cluster
+        words = " ".join(fingerprint_words(cluster.id))
+        _log.warning("epoch %d begins after %d: %s", cluster.epoch, cluster.begins_after, words)
 
 
 class _CannotListen(Exception):
@@ -115,6 +131,7 @@ class _Node:
         # told to stop, or something of `_works` ended
         self._ended = asyncio.Event()
         self._works: list[asyncio.Task[None]] = []
+        self._is_stopped = False
         identity, limits, replicas = member
         cluster = identity.cluster
         self._tls = replicas.tls
@@ -162,24 +179,28 @@ class _Node:
         self._ledger_catch_up = LedgerCatchUp(store=self._store, peers=peers)
         self._scrub = Scrub(self._store)
         self._reports = NodeReports.of(self._runtime, config)
+        self._going_over = GoingOver(config, self._runtime)
         self._server = NodeServer(
             self._runtime,
             runner=self._runner,
             links=self._links,
             faults=self._faults,
             scrub=self._scrub,
+            going_over=lambda: self._going_over.waits_for,
         )
         _warn(config, cluster)
 
-    async def run(self, reloads: Reloads[NodeConfig] | None = None) -> None:
-        """Serve until SIGTERM or SIGINT. Raises _CannotListen, ConfigError.
+    async def run(self, reloads: Reloads[NodeConfig] | None = None) -> bool:
+        """Serve until SIGTERM or SIGINT, or the next epoch is to begin here; whether it is.
+
+        Raises _CannotListen, ConfigError, StoreUnusable.
 
         reloads: how it takes another list of repositories; None: not at all.
         """
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(on_loop_error)
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._ended.set)
+            loop.add_signal_handler(number, self._stop)
         listeners = await self._listen()
         await self._runner.start(self._runtime.application.limits)
         self._runtime.start(self._spoken_links, self._builds)
@@ -187,6 +208,7 @@ class _Node:
         self._tell_start()
         for work in (self._runtime.task, self._ledger_catch_up.start(), self._scrub.start()):
             self._watch(work)
+        self._watch(self._going_over.start())
         if self._reports is not None:
             self._watch(self._reports.start())
         if reloads is not None:
@@ -201,6 +223,11 @@ class _Node:
         if reloads is not None:
             await reloads.close()
         await self._close(listeners, failed)
+        return self._going_over.following is not None and not self._is_stopped
+
+    def _stop(self) -> None:
+        self._is_stopped = True
+        self._ended.set()
 
     def _watch(self, work: asyncio.Task[None]) -> None:
         """End the node if this ends, which only a fault of our own or of the disk makes it do."""
@@ -247,6 +274,7 @@ class _Node:
     async def _close(
         self, listeners: list[LimitedListener], failed: list[asyncio.Task[None]]
     ) -> None:
+        await self._going_over.close()
         await self._scrub.close()
         await self._ledger_catch_up.close()
         if self._reports is not None:
@@ -257,16 +285,19 @@ class _Node:
         await self._runtime.close()
         for listener in listeners:
             await listener.end()
-        self._store.close()
-        for work in failed:
-            # A fault of our own: say it, rather than go on in a state nobody has thought of.
-            work.result()
+        try:
+            for work in failed:
+                # A fault of our own: say it, rather than go on in a state nobody has thought of.
+                work.result()
+            self._going_over.take_over()
+        finally:
+            self._store.close()
         _log.info("%s stopped", self._config.name)
 
 
 def _check_whole(config: NodeConfig) -> None:
     """Check what a start checks. Raises ConfigError."""
-    read_member(config)
+    read_member(in_present_epoch(config))
     reading_middlewares(config)
 
 
@@ -384,7 +415,7 @@ def _parser() -> argparse.ArgumentParser:
     add_confirm(commands, load_node_config, NODE_CONFIG)
     add_check(commands, "node", _check, default_config=NODE_CONFIG)
     add_healthcheck(commands, "node", _ready_request, default_config=NODE_CONFIG)
-    add_ready(commands, load_node_config, NODE_CONFIG)
+    add_ready(commands, load_present, NODE_CONFIG)
     add_succeed(commands)
     NODE_COMMANDS.add(commands)
     add_backup(commands, NODE_BACKUP)
@@ -394,7 +425,7 @@ def _parser() -> argparse.ArgumentParser:
 
 async def _check(file: Path) -> list[Finding]:
     """What `check` finds for the node of that configuration. Raises ConfigError."""
-    config = load_node_config(file)
+    config = load_present(file)
     member = read_member(config)
     return await check_node(config, member.identity, member.limits, peers=member.others())
 
@@ -404,12 +435,17 @@ def _ready_request(file: Path) -> HttpRequest:
 
     Where a node answers members alone, it is asked with its own key.
     """
-    config = load_node_config(file)
+    config = load_present(file)
     request = HttpRequest(url=READY_PATH)
     if config.local_listen is not None:
         return Peers({config.name: config.local_listen}).request(config.name, request)
     tls = read_member(config).replicas.tls
     return Peers({config.name: config.listen}, tls).request(config.name, request)
+
+
+def _present(options: argparse.Namespace) -> NodeConfig:
+    """The configuration, with the flags over it, in the epoch that it is in. Raises ConfigError."""
+    return in_present_epoch(_configure(options))
 
 
 def _configure(options: argparse.Namespace) -> NodeConfig:

@@ -6,7 +6,6 @@ the fingerprint that it confirmed says whether that is the right one.
 """
 
 import argparse
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,17 +19,19 @@ from common.configuration.config import (
     AncestryEntry,
     ClusterConfig,
     NodeConfig,
+    check_confirmed,
     load_cluster_config,
     load_node_config,
 )
+from common.configuration.keys import public_key_text, verify
 from common.installation import NODE_CONFIG
 from common.membership.confirmation import description, read_cluster
-from common.new_file import FileThere, replace_file, write_new_file
 from driver.ports import SaveFailed
-from node.opening import read_member, restored
+from node.opening import read_member, read_seat_key, restored
 from node.storage.damage import StoreDamaged, StoreUnusable
 from node.storage.epoch_folder import (
     BEGIN_NAME,
+    CLUSTER_NAME,
     LINK_NAME,
     epoch_folder,
     read_state,
@@ -38,13 +39,15 @@ from node.storage.epoch_folder import (
 )
 from node.storage.ledger_table import LedgerTable
 from pbft.core import Core
-from pbft.epoch_link import EpochLink
+from pbft.epoch_link import EpochLink, decode_link, follow
 from pbft.genesis import Cluster
-from pbft.ports import Entry
+from pbft.ports import Entry, Refusal
 
 # What is read of a ledger at once.
 READ_ENTRIES = 500
 READ_BYTES = 16 * 1024 * 1024
+# Beside the cluster file.
+NEXT_NAME = "cluster.next.yml"
 EXIT_DONE = 0
 EXIT_LEAVES = 1
 
@@ -57,7 +60,8 @@ def add_succeed(commands: Commands) -> None:
         "succeed",
         help="take over from the epoch that has ended, with its next members",
         description="Begin the next epoch on this node, once the one before has ended and the node"
-        " is stopped. Its store and cluster file are written anew, and the old ones are kept.",
+        " is stopped. It has a store and a cluster file of its own, beside those before. A node"
+        " does the same by itself if it finds the next members in `next_cluster_file`.",
     )
     parser.add_argument(
         "next",
@@ -97,39 +101,28 @@ def succeed(config: NodeConfig, next_file: Path) -> int:
     Raises ConfigError: the epoch has not ended here, the next members are others, the node runs;
     and what the store raises.
     """
-    present = _present(config)
+    present = in_present_epoch(config)
     member = read_member(present)
-    cluster = member.identity.cluster
     runtime = restored(present, member.identity, member.limits)
     try:
         core = runtime.replica.core
-        following = _following(core, next_file, config)
-        parts = core.checkpoints.stable_parts
-        if following.replica_index(config.name) is None:
-            print(
-                f"{config.name} is no replica of epoch {following.epoch}; leave the node running"
-                " until the others have succeeded, then destroy its key"
-            )
+        following = read_following(core, next_file)
+        if following.cluster.replica_index(config.name) is None:
+            print(leaving(config.name, following.cluster.epoch))
             return EXIT_LEAVES
-        folder = take_over(
-            config.data_directory,
-            following,
-            config.name,
-            parts=parts,
-            entries=_entries(runtime.store.ledger),
-            link=EpochLink.of(following, core.checkpoints.stable, parts),
-        )
+        read_seat_key(config, following.cluster)
+        folder = go_over(config, following, core=core, ledger=runtime.store.ledger)
     finally:
         runtime.store.close()
-    kept = _kept_file(config, cluster.epoch)
-    if present is config:
-        _write_cluster_file(config, next_file, following, kept=kept)
-    print(description(*read_cluster(config.cluster_file), own_name=config.name))
-    print(f"\n{folder}: the store of epoch {following.epoch}, which begins after {core.low}")
-    print(f"{config.cluster_file}: its cluster file; that of epoch {cluster.epoch} is {kept}")
+    file = in_present_epoch(config).cluster_file
+    print(description(*read_cluster(file), own_name=config.name))
+    print(
+        f"\n{folder}: the store of epoch {following.cluster.epoch}, which begins after {core.low}"
+    )
+    print(f"{file}: its cluster file; give it to gateways, new members and those who verify")
     print(f"{folder / BEGIN_NAME}: what a new member takes over; give it this and the cluster file")
     print(f"{folder / LINK_NAME}: proves the next epoch to whoever has the cluster file before it")
-    print("Compare the words with the other operators, run `confirm`, and start the node.")
+    print("Compare the words with the other operators, and start the node.")
     return EXIT_DONE
 
 
@@ -156,28 +149,96 @@ def join(config: NodeConfig, state: Path) -> int:
     return EXIT_DONE
 
 
-def _kept_file(config: NodeConfig, epoch: int) -> Path:
-    """Where the cluster file of an epoch is kept that has ended."""
-    file = config.cluster_file
-    return file.with_name(f"{file.stem}.epoch-{epoch}{file.suffix}")
+class Following(msgspec.Struct, frozen=True):
+    """The next epoch: its file as operators agreed on it, and its cluster."""
+
+    config: ClusterConfig
+    cluster: Cluster
 
 
-def _present(config: NodeConfig) -> NodeConfig:
-    """The configuration, with the cluster file of the epoch that this node is in.
+def in_present_epoch(config: NodeConfig) -> NodeConfig:
+    """The configuration, with the cluster file of the epoch that this node has come to.
 
-    Nodes on one machine may share a cluster file. Then the first to succeed has written the next.
+    The configured file is the epoch that the operator confirmed. Each later one has its file and
+    the link to it in the data directory. It counts because `strong` replicas of the one before
+    signed the link. Raises ConfigError.
     """
+    while (later := _later(config)) is not None:
+        config = later
+    return config
+
+
+def load_present(path: Path) -> NodeConfig:
+    """A node's file, in its present epoch. Raises ConfigError."""
+    return in_present_epoch(load_node_config(path))
+
+
+def _later(config: NodeConfig) -> NodeConfig | None:
+    """The configuration in the next epoch; None if this node has not begun it.
+
+    The folder counts once its state is there, which is written last.
+    """
+    if not config.cluster_file.exists():
+        return None  # of a node that is no member yet
     ancestry = load_cluster_config(config.cluster_file).ancestry
-    if ancestry is None:
-        return config
-    if (epoch_folder(config.data_directory, ancestry.epoch) / BEGIN_NAME).exists():
-        return config
-    kept = _kept_file(config, ancestry.epoch - 1)
-    return msgspec.structs.replace(config, cluster_file=kept) if kept.exists() else config
+    folder = epoch_folder(config.data_directory, ancestry.epoch + 1 if ancestry else 1)
+    file = folder / CLUSTER_NAME
+    if not (file.exists() and (folder / BEGIN_NAME).exists()):
+        return None
+    cluster_config, cluster = read_cluster(config.cluster_file)
+    check_confirmed(config, cluster_config, cluster)
+    try:
+        link = decode_link((folder / LINK_NAME).read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{folder / LINK_NAME}: cannot be read ({error.strerror})") from error
+    followed = link if isinstance(link, Refusal) else follow(cluster, link, verify=verify)
+    if isinstance(followed, Refusal):
+        raise ConfigError(f"{folder / LINK_NAME}: {followed}")
+    _, later = read_cluster(file)
+    if later.id != followed.id:
+        raise ConfigError(f"{file}: is not the cluster that {folder / LINK_NAME} leads to")
+    told = None if config.cluster_fingerprint is None else later.id.hex()
+    return msgspec.structs.replace(
+        config,
+        cluster_file=file,
+        cluster_fingerprint=told,
+        # beside the file that the operator has, in every epoch
+        next_cluster_file=next_file(config),
+    )
 
 
-def _following(core: Core, next_file: Path, config: NodeConfig) -> Cluster:
-    """The cluster of the next epoch, as this replica's state and the file give it."""
+def next_file(config: NodeConfig) -> Path:
+    """Where the operator of this node puts the next members."""
+    return config.next_cluster_file or config.cluster_file.with_name(NEXT_NAME)
+
+
+def leaving(name: str, epoch: int) -> str:
+    """What the operator of a member that leaves is told."""
+    return (
+        f"{name} is no replica of epoch {epoch}; leave the node running until the others have"
+        " succeeded, then destroy its key"
+    )
+
+
+def go_over(config: NodeConfig, following: Following, *, core: Core, ledger: LedgerTable) -> Path:
+    """Make the folder of the next epoch, complete or not at all; it decides where the node starts.
+
+    core: has sealed its epoch. Raises OSError, StoreUnusable, SaveFailed.
+    """
+    parts = core.checkpoints.stable_parts
+    return take_over(
+        config.data_directory,
+        following.cluster,
+        config.name,
+        parts=parts,
+        entries=_entries(ledger),
+        link=EpochLink.of(following.cluster, core.checkpoints.stable, parts),
+        cluster_file=_cluster_file(following),
+    )
+
+
+def read_following(core: Core, next_file: Path) -> Following:
+    """The next epoch, as this replica's state and the file give it. Raises ConfigError."""
     cluster = core.cluster
     if core.execution.ending is None:
         raise ConfigError(
@@ -201,20 +262,7 @@ def _following(core: Core, next_file: Path, config: NodeConfig) -> Cluster:
             f" {core.execution.configuration.hex()}",
             "take the file that was proposed",
         )
-    _check_key_files(next_config, config)
-    return following
-
-
-def _check_key_files(next_config: ClusterConfig, config: NodeConfig) -> None:
-    """Its key files must be found from where the cluster file is."""
-    has_files = any(entry.public_key_file is not None for entry in next_config.members)
-    if has_files and next_config.file.parent.resolve() != config.cluster_file.parent.resolve():
-        raise ConfigError.at(
-            next_config.file,
-            "public_key_file",
-            f"is found from its own folder, and {config.cluster_file} is in another one",
-            "put the file beside the cluster file, or use public_key",
-        )
+    return Following(next_config, following)
 
 
 def _entries(ledger: LedgerTable) -> Iterator[Entry]:
@@ -225,19 +273,15 @@ def _entries(ledger: LedgerTable) -> Iterator[Entry]:
         first = entries[-1].index + 1
 
 
-def _write_cluster_file(
-    config: NodeConfig, next_file: Path, following: Cluster, *, kept: Path
-) -> None:
-    """Put the next members and their ancestry in the place of the cluster file, which is kept."""
-    assert following.ancestry is not None
-    before = config.cluster_file.read_text(encoding="utf-8")
-    with contextlib.suppress(FileThere):  # of a try that was cut short
-        write_new_file(kept, before, 0o644)
-    entry = {"ancestry": msgspec.to_builtins(AncestryEntry.of(following.ancestry))}
-    text = next_file.read_text(encoding="utf-8").rstrip("\n")
-    header = "\n\n# What this epoch begins with; `pbft-ci-node succeed` wrote it.\n"
-    replace_file(config.cluster_file, text + header + yaml.safe_dump(entry, sort_keys=False))
-    _, written = read_cluster(config.cluster_file)
-    if written.id != following.id:
-        replace_file(config.cluster_file, before)
-        raise ConfigError(f"{next_file}: it has keys that cannot go into a cluster file")
+def _cluster_file(following: Following) -> str:
+    """The agreed file with the ancestry, and with all keys in it: it lies in another folder."""
+    assert following.cluster.ancestry is not None
+    settings = yaml.safe_load(following.config.file.read_text(encoding="utf-8"))
+    genesis = following.cluster.genesis
+    for listed, members in (("replicas", genesis.replicas), ("clients", genesis.clients)):
+        for entry, member in zip(settings[listed], members, strict=True):
+            if entry.pop("public_key_file", None) is not None:
+                entry["public_key"] = public_key_text(member.public_key)
+    settings["ancestry"] = msgspec.to_builtins(AncestryEntry.of(following.cluster.ancestry))
+    header = f"# Epoch {following.cluster.epoch}; written from the file that was agreed on.\n"
+    return header + yaml.safe_dump(settings, sort_keys=False)

@@ -387,8 +387,13 @@ class NodeConfig(msgspec.Struct, frozen=True):
     # tokens as in api_token_file of a gateway, for /metrics and /pbft/log; the other routes are
     # what gateways and peers read. None: whoever reaches the node reads them
     read_token_file: Path | None = None
-    # decrypts private_key_file, if that is encrypted
+    # decrypts private_key_file and next_private_key_file, if they are encrypted
     private_key_passphrase_file: Path | None = None
+    # the next members, as this operator approved them; with it the node goes over to their epoch by
+    # itself. None: `cluster.next.yml` beside cluster_file
+    next_cluster_file: Path | None = None
+    # the key that this replica has in the next epoch, if it is another one
+    next_private_key_file: Path | None = None
     # the cluster that this operator compared with the others, in words or hexadecimal digits
     # (`check_confirmed`)
     cluster_fingerprint: str | None = None

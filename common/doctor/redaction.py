@@ -23,7 +23,7 @@ from common.repositories.repository_config import RepositoryEntry
 PUBLIC = frozenset(
     {
         "file", "cluster_file", "data_directory", "log_file", "results_file", "capture_file",
-        "known_hosts_file", "ca_file", "build_ca_file",
+        "known_hosts_file", "ca_file", "build_ca_file", "next_cluster_file",
     }
 )  # fmt: skip
 # The secret in a folder that a configuration names.

@@ -25,6 +25,8 @@ BEGIN_NAME = "begin-state"
 # An encoded EpochLink, which is public. It is missing where an older version made the folder, and
 # at a member that was new.
 LINK_NAME = "epoch-link"
+# The cluster file of the epoch, with all keys in it; it is missing at a member that was new.
+CLUSTER_NAME = "cluster.yml"
 # More than any state has (`ci.admission.room_refusal`).
 BEGIN_BYTES_MAX = 2 * 1024 * 1024 * 1024
 # What is copied of a ledger in one transaction.
@@ -77,7 +79,7 @@ def read_state(file: Path, cluster: Cluster) -> Mapping[str, bytes]:
     return parts
 
 
-def take_over(
+def take_over(  # noqa: PLR0913 - all that the folder holds
     data_directory: Path,
     cluster: Cluster,
     name: str,
@@ -85,19 +87,21 @@ def take_over(
     parts: Mapping[str, bytes],
     entries: Iterator[Entry],
     link: EpochLink | None = None,
+    cluster_file: str | None = None,
 ) -> Path:
     """Make the store of a later epoch; the folder, which is there complete or not at all.
 
     parts: the state that it begins with. entries: the ledger up to there, from the first entry on,
     as far as it is here: the rest is fetched from other replicas. link: what leads here from the
-    epoch before; None: this member was not in that one. If the folder is there, only the link and
-    the state are put into it, where the state is missing: a recovery may have begun there. Raises
-    OSError, StoreUnusable, SaveFailed.
+    epoch before; None: this member was not in that one. cluster_file: the text of the cluster file;
+    None: the configuration names it. If the folder is there, only the link, that file and the state
+    are put into it, where the state is missing: a recovery may have begun there. Raises OSError,
+    StoreUnusable, SaveFailed.
     """
     folder = epoch_folder(data_directory, cluster.epoch)
     if folder.exists():
         if not (folder / BEGIN_NAME).exists():
-            _write_begin(folder, parts, link)
+            _write_begin(folder, parts, link=link, cluster_file=cluster_file)
         return folder
     unfinished = folder.with_name(folder.name + UNFINISHED)
     if unfinished.exists():
@@ -115,16 +119,24 @@ def take_over(
         store.note_ledger_position(*ledger_position(parts))
     finally:
         store.close()
-    _write_begin(unfinished, parts, link)
+    _write_begin(unfinished, parts, link=link, cluster_file=cluster_file)
     unfinished.rename(folder)
     folders.sync(data_directory)
     return folder
 
 
-def _write_begin(folder: Path, parts: Mapping[str, bytes], link: EpochLink | None) -> None:
-    # The link first: a folder that has the state is complete.
+def _write_begin(
+    folder: Path,
+    parts: Mapping[str, bytes],
+    *,
+    link: EpochLink | None,
+    cluster_file: str | None,
+) -> None:
+    # The state last: a folder that has it is complete.
     if link is not None:
         _write(folder / LINK_NAME, msgspec.msgpack.encode(link))
+    if cluster_file is not None:
+        _write(folder / CLUSTER_NAME, cluster_file.encode())
     _write(folder / BEGIN_NAME, msgspec.msgpack.encode(dict(sorted(parts.items()))))
 
 

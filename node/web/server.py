@@ -2,7 +2,7 @@
 
 import asyncio
 import base64
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 from aiohttp import web
@@ -103,7 +103,9 @@ class NodeServer:
         links: Links,
         faults: FaultSwitch,
         scrub: Scrub,
+        going_over: Callable[[], str | None] = lambda: None,
     ) -> None:
+        """going_over: why this node has not begun the next epoch; None where it is not to."""
         self._runtime = runtime
         self._cluster, self._name = runtime.identity.cluster, runtime.identity.name
         self._application = runtime.application
@@ -113,6 +115,7 @@ class NodeServer:
         self._authenticator = Authenticator(self._cluster, verify)
         self._faults = faults
         self._scrub = scrub
+        self._going_over = going_over
         self._bodies = Bodies(BODIES_BYTES_MAX)
         self._proofs = ProofRoutes(runtime, runner)
 
@@ -213,6 +216,7 @@ class NodeServer:
                 "cluster": self._cluster.id.hex(),
                 "lineage": self._cluster.lineage.hex(),
                 "epoch": self._cluster.epoch,
+                "next_epoch": self._going_over(),
                 "status": status_json.status(core, behind_by, is_mute=is_mute),
                 "view": core.view,
                 "has_entered_view": core.has_entered,

@@ -12,12 +12,16 @@ _FOLDER = "node/storage/epoch_folder.py"
 _LINK = "pbft/epoch_link.py"
 _TRUST = "client/commands/trust.py"
 _VERIFIER = "scripts/verify_build.py"
+_GOING_OVER = "node/going_over.py"
+_SUCCESSION = "node/succession.py"
 
 _TEST = "tests/paper/test_epochs.py::"
 _CHANGES_TEST = "tests/ci/test_member_changes.py::"
 _LINK_TEST = "tests/paper/test_epoch_link.py::"
 _FOLDER_TEST = "tests/node/storage/test_epoch_folder.py::"
 _TRUST_TEST = "tests/client/commands/test_trust.py::"
+_GOING_OVER_TEST = "tests/node/test_going_over.py::"
+_SUCCESSION_TEST = "tests/node/test_succession.py::"
 
 EPOCHS_MUTANTS: tuple[Mutant, ...] = (
     # --- where an epoch ends ----------------------------------------------------------------------
@@ -281,5 +285,43 @@ EPOCHS_MUTANTS: tuple[Mutant, ...] = (
         old='    if wanted is not None and trust["root"] != wanted.lower():\n',
         new="    if False:\n",
         test=_TRUST_TEST + "test_the_root_must_be_the_one_that_is_asked_for",
+    ),
+    Mutant(
+        name="M37 who lacks a link says that nothing follows",
+        file=_TRUST,
+        old="    elif lacking >= answers_needed:\n",
+        new="    elif False:\n",
+        test=_TRUST_TEST + "test_replicas_that_lack_a_link_do_not_say_that_nothing_follows",
+    ),
+    # --- going over ------------------------------------------------------------------------------
+    Mutant(
+        name="M60 a replica leaves its epoch alone",
+        file=_GOING_OVER,
+        old="    if len(have_end) < before.quorums.strong and not is_awaited:\n",
+        new="    if False:\n",
+        test=_GOING_OVER_TEST
+        + "test_a_replica_leaves_once_strong_have_the_end_and_the_rest_had_its_time",
+    ),
+    Mutant(
+        name="M61 nobody waits for those that lack the end",
+        file=_GOING_OVER,
+        old="waited_seconds >= LAGGARD_SECONDS\n",
+        new="True\n",
+        test=_GOING_OVER_TEST
+        + "test_a_replica_leaves_once_strong_have_the_end_and_the_rest_had_its_time",
+    ),
+    Mutant(
+        name="M62 strangers of the next epoch count in the one before",
+        file=_GOING_OVER,
+        old="(sealed | begun) & set(before.replica_names)\n",
+        new="sealed | begun\n",
+        test=_GOING_OVER_TEST + "test_a_next_epoch_that_only_waits_for_this_replica_is_enough",
+    ),
+    Mutant(
+        name="M63 a later epoch counts without its link",
+        file=_SUCCESSION,
+        old="    if later.id != followed.id:\n",
+        new="    if False:\n",
+        test=_SUCCESSION_TEST + "test_a_later_epoch_counts_by_its_link_alone",
     ),
 )

@@ -3,6 +3,7 @@
 One replica alone is a whole cluster here; tests/processes/test_members has four nodes.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ from common.configuration.config import NodeConfig
 from common.configuration.keys import SigningKey, generate_key_files, load_signing_key, verify
 from common.membership.confirmation import read_cluster
 from node.main import main
-from node.opening import open_replica, read_member
+from node.opening import open_replica, read_member, read_seat_key
+from node.storage import epoch_folder
 from node.storage.damage import StoreNotOurs
-from node.storage.epoch_folder import BEGIN_NAME, LINK_NAME
-from node.succession import join, succeed
+from node.storage.epoch_folder import BEGIN_NAME, CLUSTER_NAME, LINK_NAME
+from node.succession import in_present_epoch, join, succeed
 from pbft.authentication import Identity
 from pbft.client import make_request
 from pbft.epoch_link import EpochLink, decode_link, follow
@@ -115,8 +117,9 @@ def test_a_node_takes_over_once_its_epoch_is_sealed(
     assert alone.cluster_file.read_text() == before
     assert succeed(alone.config, following) == 0
     assert "the store of epoch 1, which begins after 6" in capsys.readouterr().out
-    assert (alone.folder / "cluster.epoch-0.yml").read_text() == before
-    _, later = read_cluster(alone.cluster_file)
+    assert alone.cluster_file.read_text() == before
+    present = in_present_epoch(alone.config)
+    _, later = read_cluster(present.cluster_file)
     assert (later.epoch, later.lineage, later.begins_after) == (1, first.id, 6)
     # whoever has the cluster file before can tell that this is the next one
     link = decode_link((alone.folder / "data" / "epoch-1" / LINK_NAME).read_bytes())
@@ -125,8 +128,8 @@ def test_a_node_takes_over_once_its_epoch_is_sealed(
     assert isinstance(followed, Cluster)
     assert followed.id == later.id
     # the node starts in it, and has its ledger
-    member = read_member(alone.config)
-    runtime = open_replica(alone.config, member.identity, member.limits)
+    member = read_member(present)
+    runtime = open_replica(present, member.identity, member.limits)
     assert (runtime.replica.core.low, runtime.application.ledger_index) == (6, 1)
     assert runtime.store.ledger.missing() == 0
     runtime.store.close()
@@ -135,23 +138,72 @@ def test_a_node_takes_over_once_its_epoch_is_sealed(
         succeed(alone.config, following)
 
 
-def test_nodes_that_share_a_cluster_file_take_over_one_after_the_other(
-    alone: Alone, make_config: ConfigMaker
+def test_a_crash_at_any_write_ends_in_the_old_epoch_or_the_new_one(
+    alone: Alone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second one finds the file of the next epoch there."""
+    """Each write of the next epoch's folder fails once; then the node tries again."""
     following = alone.write(alone.folder / "next.yml", "node0", "gateway-2")
     alone.run_to_end(following)
-    copy = alone.folder / "copy"
-    twin = msgspec.structs.replace(alone.config, data_directory=copy)
-    (alone.folder / "data").rename(copy)
-    assert succeed(twin, following) == 0
-    written = alone.cluster_file.read_text()
-    for file in copy.iterdir():
-        if not file.name.startswith("epoch"):
-            (alone.folder / "data").mkdir(exist_ok=True)
-            (alone.folder / "data" / file.name).write_bytes(file.read_bytes())
+    write = epoch_folder._write
+    written: list[str] = []
+
+    def failing(count: int) -> Callable[[Path, bytes], None]:
+        def fail(file: Path, data: bytes) -> None:
+            if len(written) == count:
+                raise OSError("the power is gone")
+            written.append(file.name)
+            write(file, data)
+
+        return fail
+
+    for count in range(3):
+        written.clear()
+        with monkeypatch.context() as patched:
+            patched.setattr(epoch_folder, "_write", failing(count))
+            with pytest.raises(OSError, match="the power is gone"):
+                succeed(alone.config, following)
+        assert in_present_epoch(alone.config) == alone.config
     assert succeed(alone.config, following) == 0
-    assert alone.cluster_file.read_text() == written
+    assert read_cluster(in_present_epoch(alone.config).cluster_file)[1].epoch == 1
+
+
+def test_a_later_epoch_counts_by_its_link_alone(alone: Alone) -> None:
+    following = alone.write(alone.folder / "next.yml", "node0", "gateway-2")
+    alone.run_to_end(following)
+    assert succeed(alone.config, following) == 0
+    folder = alone.folder / "data" / "epoch-1"
+    file = folder / CLUSTER_NAME
+    _, later = read_cluster(file)
+    _, first = read_cluster(alone.cluster_file)
+    confirmed = msgspec.structs.replace(alone.config, cluster_fingerprint=first.id.hex())
+    assert in_present_epoch(confirmed).cluster_fingerprint == later.id.hex()
+    other = msgspec.structs.replace(alone.config, cluster_fingerprint=bytes(32).hex())
+    with pytest.raises(ConfigError, match="compare the fingerprint"):
+        in_present_epoch(other)
+    text = file.read_text()
+    file.write_text(text.replace("window: 4", "window: 6"))
+    with pytest.raises(ConfigError, match="is not the cluster that"):
+        in_present_epoch(alone.config)
+    file.write_text(text)
+    link = decode_link((folder / LINK_NAME).read_bytes())
+    assert isinstance(link, EpochLink)
+    unsigned = msgspec.structs.replace(link, checkpoints=())
+    (folder / LINK_NAME).write_bytes(msgspec.msgpack.encode(unsigned))
+    with pytest.raises(ConfigError, match="epoch-link"):
+        in_present_epoch(alone.config)
+
+
+def test_the_key_that_fits_the_seat_is_taken(alone: Alone) -> None:
+    _, cluster = read_cluster(alone.cluster_file)
+    both = msgspec.structs.replace(
+        alone.config,
+        private_key_file=alone.folder / "node1.key",
+        next_private_key_file=alone.folder / "node0.key",
+    )
+    assert read_seat_key(both, cluster).public_key == cluster.public_key("node0")
+    wrong = msgspec.structs.replace(both, next_private_key_file=alone.folder / "anna.key")
+    with pytest.raises(ConfigError, match=r"nor is .*anna.key \(next_private_key_file\)"):
+        read_seat_key(wrong, cluster)
 
 
 def test_who_leaves_takes_over_nothing(alone: Alone, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Members and keys change on real nodes, and nothing is lost: one epoch after another, by hand."""
+"""Members and keys change on real nodes, and nothing is lost: the nodes go over by themselves."""
 
 import json
 from pathlib import Path
@@ -55,7 +55,12 @@ def verified(trust: Path, envelope: Path, *flags: str) -> Ended:
 
 
 def use_new_key(settings: dict[str, Any], folder: Path) -> None:
-    settings["private_key_file"] = str(folder / "new-node3.private.pem")
+    settings["next_private_key_file"] = str(folder / "new-node3.private.pem")
+
+
+def data_folder(network: Network, name: str) -> Path:
+    file = network.config_file(name)
+    return file.parent / str(yaml.safe_load(file.read_text())["data_directory"])
 
 
 def test_a_key_is_replaced_and_nothing_is_lost(make_network: NetworkMaker, tmp_path: Path) -> None:
@@ -65,8 +70,16 @@ def test_a_key_is_replaced_and_nothing_is_lost(make_network: NetworkMaker, tmp_p
             "main": pipeline("true"),
             "waiting": pipeline(gate.wait, timeout_seconds=100),
         },
-        overrides={"cluster": {**operated_by(tmp_path), "checkpoint_interval": 8, "window": 16}},
+        overrides={
+            "cluster": {
+                **operated_by(tmp_path),
+                "checkpoint_interval": 8,
+                "window": 16,
+                "tls": "required",
+            }
+        },
     )
+    network.rewrite("node3", lambda settings: use_new_key(settings, tmp_path))
     network.start()
     before = network.post("main")
     assert network.verdict(before)["verdict"]["outcome"] == "passed"
@@ -118,14 +131,21 @@ def test_a_key_is_replaced_and_nothing_is_lost(make_network: NetworkMaker, tmp_p
     )
     running = node(network, "node0", "succeed", str(following))
     assert "in use by another process" in running.errors, running
-    for name in (*NODES, CLIENT):
-        network.stop(name)
-    for name in NODES:
-        done = node(network, name, "succeed", str(following))
-        assert done.code == 0, done
-        assert "the store of epoch 1" in done.output
-    network.rewrite("node3", lambda settings: use_new_key(settings, tmp_path))
-    network.start()
+    # without the file the nodes stay and say so; with it they go over, in the same processes
+    network.wait_until(
+        lambda: "cluster.next.yml" in str(network.status("node0")["next_epoch"]), "it says so", 30
+    )
+    following.rename(following.with_name("cluster.next.yml"))
+    network.wait_until(
+        lambda: all(network.status(name)["epoch"] == 1 for name in NODES), "the next epoch", 60
+    )
+    # the gateway is given the file of the new epoch by hand
+    network.stop(CLIENT)
+    first = cluster_file(network).with_name("first.yml")
+    cluster_file(network).rename(first)
+    written = data_folder(network, "node0") / "epoch-1" / "cluster.yml"
+    cluster_file(network).write_text(written.read_text())
+    network.start(CLIENT)
 
     gate.open(network, waiting)
     view = network.complete(waiting)
@@ -147,7 +167,6 @@ def test_a_key_is_replaced_and_nothing_is_lost(make_network: NetworkMaker, tmp_p
     checked = client(network, "ledger", "--verify")
     assert checked.code == 0, checked
     # what the members of epoch 0 signed still holds, for who has their cluster file
-    first = cluster_file(network).with_name("cluster.epoch-0.yml")
     old_holds = run("-m", "client", "verify", "--any", str(envelope), "--cluster", str(first))
     assert old_holds.code == 0, old_holds
     newer = tmp_path / "after.json"
@@ -159,9 +178,7 @@ def test_a_key_is_replaced_and_nothing_is_lost(make_network: NetworkMaker, tmp_p
     assert holds.code == 0, holds
     assert json.loads(newer.read_text())["payload"]
     # a verifier that has the first cluster file alone gets the keys of now by a member's link
-    node0 = network.config_file("node0")
-    data = node0.parent / yaml.safe_load(node0.read_text())["data_directory"]
-    link = data / "epoch-1" / "epoch-link"
+    link = data_folder(network, "node0") / "epoch-1" / "epoch-link"
     followed = run("-m", "client", "trust", "--cluster", str(first), "--follow", str(link))
     assert followed.code == 0, followed
     assert json.loads(followed.output) == json.loads(client(network, "trust").output)

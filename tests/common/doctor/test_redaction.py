@@ -40,6 +40,7 @@ def test_each_path_of_a_configuration_is_a_secret_or_known_to_be_none(kind: type
     assert paths - PUBLIC <= {
         "private_key_file",
         "private_key_passphrase_file",
+        "next_private_key_file",
         "registry_auth_file",
         "docker_tls_folder",
         "read_token_file",

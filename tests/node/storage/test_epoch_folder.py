@@ -87,7 +87,7 @@ def test_a_crash_leaves_a_folder_that_is_made_anew(
     parts = state(entries)
     cluster = later(parts)
 
-    def fail(folder: Path, parts: object, link: object) -> None:
+    def fail(folder: Path, parts: object, **rest: object) -> None:
         raise OSError("the disk is full")
 
     with monkeypatch.context() as patched:
