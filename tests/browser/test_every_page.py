@@ -56,16 +56,8 @@ async def expect_text(page: Page, text: str) -> None:
     await expect(page.get_by_text(text).filter(visible=True).first).to_be_visible()
 
 
-@pytest.mark.parametrize("pattern", PAGES)
-async def test_no_page_keeps_anybody_out(site: Site, visit: VisitorMaker, pattern: str) -> None:
-    """At three widths in both colours: nothing that axe-core finds, nothing beyond the edge.
-
-    The page's own policy is in force; at the end the visitor asserts that the console is empty.
-    """
-    visitor = await visit(site.origin)
-    page = await visitor.open(path_of(site, pattern))
-    await expect_text(page, PAGES[pattern])
-    assert await page.title()
+async def faults_in_all_views(page: Page) -> list[str]:
+    """What axe-core finds at three widths in both colours, and what is beyond the right edge."""
     faults = []
     for width, colours, others in VIEWS:
         await page.set_viewport_size({"width": width, "height": HEIGHT})
@@ -76,6 +68,20 @@ async def test_no_page_keeps_anybody_out(site: Site, visit: VisitorMaker, patter
         beyond = await page.evaluate("document.documentElement.scrollWidth - innerWidth")
         if beyond > 0:
             faults.append(f"{width} pixels: {beyond} pixels are beyond the right edge")
+    return faults
+
+
+@pytest.mark.parametrize("pattern", PAGES)
+async def test_no_page_keeps_anybody_out(site: Site, visit: VisitorMaker, pattern: str) -> None:
+    """At three widths in both colours: nothing that axe-core finds, nothing beyond the edge.
+
+    The page's own policy is in force; at the end the visitor asserts that the console is empty.
+    """
+    visitor = await visit(site.origin)
+    page = await visitor.open(path_of(site, pattern))
+    await expect_text(page, PAGES[pattern])
+    assert await page.title()
+    faults = await faults_in_all_views(page)
     assert not faults, "\n".join(faults)
 
 
