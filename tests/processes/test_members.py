@@ -1,6 +1,7 @@
 """Members and keys change on real nodes, and nothing is lost: the nodes go over by themselves."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -202,3 +203,65 @@ def test_a_key_is_replaced_and_nothing_is_lost(make_network: NetworkMaker, tmp_p
     unanswered = client(network, "trust", "--refresh", str(trust))
     assert unanswered.code == 3, unanswered
     assert trust.read_bytes() == again
+
+
+def test_who_was_killed_or_away_comes_to_the_next_epoch(
+    make_network: NetworkMaker, tmp_path: Path
+) -> None:
+    """node1 gets kill -9 while it goes over. node3 is away for the whole change, and lacks the
+    end of the epoch when nobody can give it any more."""
+    intervals = {"checkpoint_interval": 8, "window": 16}
+    network = make_network(
+        {"main": pipeline("true")}, overrides={"cluster": {**operated_by(tmp_path), **intervals}}
+    )
+    network.start()
+    before = network.post("main")
+    network.complete(before)
+    network.settle()
+    network.kill("node3")
+
+    following = cluster_file(network).with_name("cluster.next.yml")
+    settings: dict[str, Any] = yaml.safe_load(cluster_file(network).read_text())
+    public = tmp_path / "new-dora.public.pem"
+    generate_key_files(tmp_path / "new-dora.private.pem", public)
+    settings["clients"][-1]["public_key_file"] = str(public)
+    following.write_text(yaml.safe_dump(settings, sort_keys=False))
+    readies = []
+    for name in NODES[:3]:
+        ready = tmp_path / f"{name}.ready.yml"
+        assert node(network, name, "ready", str(following), "--output", str(ready)).code == 0
+        readies.append(str(ready))
+    proposed = members(network, tmp_path, "anna", "propose", str(following), "--ready", *readies)
+    assert proposed.code == 0, proposed
+    for name in ("boris", "carla"):
+        approved = members(network, tmp_path, name, "approve", str(following))
+        assert approved.code == 0, approved
+
+    folder = network.data_directory("node1")
+    ends_at = time.monotonic() + VERDICT_SECONDS
+    while not list(folder.glob("epoch-1*")) and time.monotonic() < ends_at:
+        time.sleep(0.001)
+    network.kill("node1")
+    network.start("node1")
+    network.wait_until(
+        lambda: all(network.status(name)["epoch"] == 1 for name in NODES[:3]), "epoch 1", 60
+    )
+    network.stop(CLIENT)
+    begun = network.data_directory("node0") / "epoch-1"
+    cluster_file(network).write_text((begun / "cluster.yml").read_text())
+    network.start(CLIENT)
+    between = network.post("main")
+    assert network.verdict(between)["verdict"]["outcome"] == "passed"
+
+    network.spawn("node3")
+    assert network.processes.pop("node3").wait(30) != 0
+    assert "has not taken over epoch 1" in network.log_file("node3").read_text()
+    taken = node(network, "node3", "succeed", "--from", str(begun / "begin-state"))
+    assert taken.code == 0, taken
+    network.start("node3")
+    after = network.complete(network.post("main"))
+    assert {ballot["replica"] for ballot in after["ballots"]} == set(NODES)
+    # the ledgers of all are equal, from the first entry on
+    entries = [decode_entry(entry.body) for entry in network.settle()]
+    builds = [entry.build for entry in entries if isinstance(entry, VerdictEntry)]
+    assert builds == [before, between, after["id"]]
