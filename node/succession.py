@@ -150,8 +150,9 @@ def join(config: NodeConfig, state: Path) -> int:
 
 
 class Following(msgspec.Struct, frozen=True):
-    """The next epoch: its file as operators agreed on it, and its cluster."""
+    """The next epoch: its file as operators agreed on it (text, and what it says), its cluster."""
 
+    text: str
     config: ClusterConfig
     cluster: Cluster
 
@@ -262,7 +263,14 @@ def read_following(core: Core, next_file: Path) -> Following:
             f" {core.execution.configuration.hex()}",
             "take the file that was proposed",
         )
-    return Following(next_config, following)
+    # The text is what is written: that of a file that was not changed meanwhile.
+    try:
+        text = next_file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{next_file}: cannot be read ({error})") from error
+    if load_cluster_config(next_file) != next_config:
+        raise ConfigError(f"{next_file}: was changed while it was read")
+    return Following(text, next_config, following)
 
 
 def _entries(ledger: LedgerTable) -> Iterator[Entry]:
@@ -276,7 +284,7 @@ def _entries(ledger: LedgerTable) -> Iterator[Entry]:
 def _cluster_file(following: Following) -> str:
     """The agreed file with the ancestry, and with all keys in it: it lies in another folder."""
     assert following.cluster.ancestry is not None
-    settings = yaml.safe_load(following.config.file.read_text(encoding="utf-8"))
+    settings = yaml.safe_load(following.text)
     genesis = following.cluster.genesis
     for listed, members in (("replicas", genesis.replicas), ("clients", genesis.clients)):
         for entry, member in zip(settings[listed], members, strict=True):
