@@ -194,7 +194,7 @@ def _later(config: NodeConfig) -> NodeConfig | None:
         raise ConfigError(f"{folder / LINK_NAME}: cannot be read ({error.strerror})") from error
     followed = link if isinstance(link, Refusal) else follow(cluster, link, verify=verify)
     if isinstance(followed, Refusal):
-        raise ConfigError(f"{folder / LINK_NAME}: {followed}")
+        raise ConfigError(f"{folder / LINK_NAME}: {followed.reason}")
     _, later = read_cluster(file)
     if later.id != followed.id:
         raise ConfigError(f"{file}: is not the cluster that {folder / LINK_NAME} leads to")
