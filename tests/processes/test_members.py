@@ -241,10 +241,11 @@ def test_who_was_killed_or_away_comes_to_the_next_epoch(
     ends_at = time.monotonic() + VERDICT_SECONDS
     while not list(folder.glob("epoch-1*")) and time.monotonic() < ends_at:
         time.sleep(0.001)
+    assert list(folder.glob("epoch-1*")), "node1 goes over"
     network.kill("node1")
     network.start("node1")
     network.wait_until(
-        lambda: all(network.status(name)["epoch"] == 1 for name in NODES[:3]), "epoch 1", 60
+        lambda: all(network.status(name)["epoch"] == 1 for name in NODES[:3]), "epoch 1", 120
     )
     network.stop(CLIENT)
     begun = network.data_directory("node0") / "epoch-1"
@@ -254,7 +255,7 @@ def test_who_was_killed_or_away_comes_to_the_next_epoch(
     assert network.verdict(between)["verdict"]["outcome"] == "passed"
 
     network.spawn("node3")
-    assert network.processes.pop("node3").wait(30) != 0
+    assert network.processes.pop("node3").wait(VERDICT_SECONDS) != 0
     assert "has not taken over epoch 1" in network.log_file("node3").read_text()
     taken = node(network, "node3", "succeed", "--from", str(begun / "begin-state"))
     assert taken.code == 0, taken
