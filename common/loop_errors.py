@@ -7,6 +7,10 @@ from typing import Any
 # uvloop's SSLProtocol; asyncio's own has another, and does not report this.
 _TLS_MESSAGE = "Fatal error on SSL protocol"
 
+# How uvloop ends the text of the RuntimeError of every call on a closed transport. The transport
+# does not tell: it is not "closing" where a connect was cancelled just after it was established.
+_CLOSED_TEXT = "; the handler is closed"
+
 _log = logging.getLogger(__name__)
 
 
@@ -17,12 +21,9 @@ def on_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> N
     RuntimeError with a traceback (MagicStack/uvloop#257 is of that kind). Whoever uses the
     connection is told of its end all the same.
     """
-    # uvloop's own class of transports, which is no subclass of asyncio's
-    transport = context.get("transport")
-    is_closed = transport is not None and transport.is_closing()
     error = context.get("exception")
-    is_tls = context.get("message") == _TLS_MESSAGE
-    if is_tls and isinstance(error, RuntimeError) and is_closed:
+    is_closed = isinstance(error, RuntimeError) and str(error).endswith(_CLOSED_TEXT)
+    if context.get("message") == _TLS_MESSAGE and is_closed:
         _log.debug("TLS on a closed connection: %s", error)
         return
     loop.default_exception_handler(context)
