@@ -19,10 +19,10 @@ from common.backups.commands import (
 )
 from common.config_error import ConfigError
 from common.configuration.config import NodeConfig, load_node_config
+from common.epoch_folder import epoch_folder
 from common.installation import NODE_CONFIG
 from node.outputs.kept_builds import WORK_FOLDER
 from node.storage import folders, recovery_files
-from node.storage.epoch_folder import epoch_folder
 from node.storage.store import DATABASE_NAME, REDO_NAME
 from pbft.quorums import quorums_for
 

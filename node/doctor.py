@@ -5,11 +5,11 @@ from common.configuration.config import NodeConfig, load_cluster_config
 from common.configuration.secret_file import read_bearer_tokens
 from common.doctor.command import Examined
 from common.doctor.report import Part, answer, rows
+from common.epoch_folder import epoch_folder
 from common.installation import NODE_CONFIG
 from common.web.bounded_http import HttpRequest
 from node.builds.cached_runs import CACHES_FOLDER
 from node.caches.cache_store import INDEX_NAME
-from node.storage.epoch_folder import epoch_folder
 from node.storage.store import DATABASE_NAME
 from node.succession import load_present
 

@@ -15,13 +15,13 @@ import msgspec
 
 from common.configuration.config import ConfigError, NodeConfig
 from common.links.members import replicas_for
+from common.membership.epochs import Following, next_file, read_seat_key
 from common.web.bounded_http import AnswerBounds, HttpRequest, NoAnswer, ask, bounded_session
 from common.web.peers import Peers
 from driver.ports import SaveFailed
-from node.opening import read_seat_key
 from node.replica.runtime import Runtime
 from node.storage.damage import StoreUnusable
-from node.succession import Following, go_over, leaving, next_file, read_following
+from node.succession import go_over, leaving, read_following
 from pbft.core import Core
 from pbft.genesis import Cluster
 

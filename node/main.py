@@ -38,6 +38,7 @@ from common.links.link import Inbox, Links
 from common.logs import FORMATTERS, start_logging
 from common.loop_errors import on_loop_error
 from common.membership.commands import add_confirm, add_init
+from common.membership.epochs import in_present_epoch
 from common.membership.ready import add_ready
 from common.version import VERSION
 from common.web.bounded_http import HttpRequest
@@ -58,7 +59,7 @@ from node.replica.speaker import Speaker
 from node.statuses.reporting import NodeReports
 from node.storage.damage import StoreDamaged, StoreUnusable
 from node.storage.scrub import Scrub
-from node.succession import add_succeed, in_present_epoch, load_present
+from node.succession import add_succeed, load_present
 from node.web.fault_switch import FaultSwitch, NoFaults
 from node.web.server import NodeServer
 from pbft.genesis import Cluster

@@ -2,10 +2,7 @@
 
 import logging
 import os
-from pathlib import Path
 from typing import NamedTuple
-
-import msgspec
 
 from ci.admission import room_refusal
 from ci.application import BuildApplication
@@ -16,16 +13,17 @@ from common.configuration.config import (
     check_confirmed,
     check_node_listen,
     load_cluster_config,
-    read_signing_key,
 )
-from common.configuration.keys import SigningKey, verify
+from common.configuration.keys import verify
+from common.epoch_folder import epoch_folder
 from common.links.members import replicas_for
+from common.membership.epochs import read_seat_key
 from common.web.peers import Peers
 from driver.ports import SaveFailed
 from node.replica.runtime import Runtime
 from node.storage import recovery_files
 from node.storage.damage import StoreDamaged, StoreNotOurs, StoreUnusable
-from node.storage.epoch_folder import epoch_folder, read_begin
+from node.storage.epoch_folder import read_begin
 from node.storage.store import Store, StoreInUse
 from pbft.authentication import Identity
 from pbft.core import Settings
@@ -65,30 +63,6 @@ def read_member(config: NodeConfig) -> Member:
     signing_key = read_seat_key(config, cluster, entry.public_key_file or cluster_config.file)
     replicas = replicas_for(cluster_config, cluster, config.name, signing_key=signing_key)
     return Member(Identity(cluster, config.name, signing_key.sign), limits, replicas)
-
-
-def read_seat_key(config: NodeConfig, cluster: Cluster, named_in: Path | None = None) -> SigningKey:
-    """The one of the node's key files that fits its seat in this cluster. Raises ConfigError.
-
-    named_in: the file that has the public key. `next_private_key_file` is read only where the
-    present key does not fit.
-    """
-    wanted = cluster.public_key(config.name)
-    signing_key = read_signing_key(config)
-    if signing_key.public_key == wanted:
-        return signing_key
-    other = ""
-    if config.next_private_key_file is not None:
-        file = config.next_private_key_file
-        signing_key = read_signing_key(msgspec.structs.replace(config, private_key_file=file))
-        if signing_key.public_key == wanted:
-            return signing_key
-        other = f", nor is {file} (next_private_key_file)"
-    raise ConfigError(
-        f"{config.file}: private_key_file: {config.private_key_file} is not the key of"
-        f" {config.name} in {named_in or f'epoch {cluster.epoch}'}{other};"
-        " the two must be one pair"
-    )
 
 
 def _open_store(config: NodeConfig, cluster: Cluster) -> Store:

@@ -10,44 +10,31 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
-import yaml
-
-from ci.limits import Limits, encode_limits
 from common.config_error import ConfigError
-from common.configuration.config import (
-    AncestryEntry,
-    ClusterConfig,
-    NodeConfig,
-    check_confirmed,
-    load_cluster_config,
-    load_node_config,
-)
-from common.configuration.keys import public_key_text, verify
+from common.configuration.config import NodeConfig, load_node_config
+from common.epoch_folder import BEGIN_NAME, LINK_NAME, epoch_folder
 from common.installation import NODE_CONFIG
 from common.membership.confirmation import description, read_cluster
-from driver.ports import SaveFailed
-from node.opening import read_member, read_seat_key, restored
-from node.storage.damage import StoreDamaged, StoreUnusable
-from node.storage.epoch_folder import (
-    BEGIN_NAME,
-    CLUSTER_NAME,
-    LINK_NAME,
-    epoch_folder,
-    read_state,
-    take_over,
+from common.membership.epochs import (
+    Following,
+    cluster_file_text,
+    in_present_epoch,
+    read_agreed,
+    read_seat_key,
 )
+from driver.ports import SaveFailed
+from node.opening import read_member, restored
+from node.storage.damage import StoreDamaged, StoreUnusable
+from node.storage.epoch_folder import read_state, take_over
 from node.storage.ledger_table import LedgerTable
 from pbft.core import Core
-from pbft.epoch_link import EpochLink, decode_link, follow
-from pbft.genesis import Cluster
-from pbft.ports import Entry, Refusal
+from pbft.epoch_link import EpochLink
+from pbft.genesis import Ancestry
+from pbft.ports import Entry
 
 # What is read of a ledger at once.
 READ_ENTRIES = 500
 READ_BYTES = 16 * 1024 * 1024
-# Beside the cluster file.
-NEXT_NAME = "cluster.next.yml"
 EXIT_DONE = 0
 EXIT_LEAVES = 1
 
@@ -149,68 +136,9 @@ def join(config: NodeConfig, state: Path) -> int:
     return EXIT_DONE
 
 
-class Following(msgspec.Struct, frozen=True):
-    """The next epoch: its file as operators agreed on it (text, and what it says), its cluster."""
-
-    text: str
-    config: ClusterConfig
-    cluster: Cluster
-
-
-def in_present_epoch(config: NodeConfig) -> NodeConfig:
-    """The configuration, with the cluster file of the epoch that this node has come to.
-
-    The configured file is the epoch that the operator confirmed. Each later one has its file and
-    the link to it in the data directory. It counts because `strong` replicas of the one before
-    signed the link. Raises ConfigError.
-    """
-    while (later := _later(config)) is not None:
-        config = later
-    return config
-
-
 def load_present(path: Path) -> NodeConfig:
     """A node's file, in its present epoch. Raises ConfigError."""
     return in_present_epoch(load_node_config(path))
-
-
-def _later(config: NodeConfig) -> NodeConfig | None:
-    """The configuration in the next epoch; None if this node has not begun it.
-
-    The folder counts once its state is there, which is written last.
-    """
-    if not config.cluster_file.exists():
-        return None  # of a node that is no member yet
-    ancestry = load_cluster_config(config.cluster_file).ancestry
-    folder = epoch_folder(config.data_directory, ancestry.epoch + 1 if ancestry else 1)
-    file = folder / CLUSTER_NAME
-    if not (file.exists() and (folder / BEGIN_NAME).exists()):
-        return None
-    cluster_config, cluster = read_cluster(config.cluster_file)
-    check_confirmed(config, cluster_config, cluster)
-    try:
-        link = decode_link((folder / LINK_NAME).read_bytes())
-    except OSError as error:
-        raise ConfigError(f"{folder / LINK_NAME}: cannot be read ({error.strerror})") from error
-    followed = link if isinstance(link, Refusal) else follow(cluster, link, verify=verify)
-    if isinstance(followed, Refusal):
-        raise ConfigError(f"{folder / LINK_NAME}: {followed.reason}")
-    _, later = read_cluster(file)
-    if later.id != followed.id:
-        raise ConfigError(f"{file}: is not the cluster that {folder / LINK_NAME} leads to")
-    told = None if config.cluster_fingerprint is None else later.id.hex()
-    return msgspec.structs.replace(
-        config,
-        cluster_file=file,
-        cluster_fingerprint=told,
-        # beside the file that the operator has, in every epoch
-        next_cluster_file=next_file(config),
-    )
-
-
-def next_file(config: NodeConfig) -> Path:
-    """Where the operator of this node puts the next members."""
-    return config.next_cluster_file or config.cluster_file.with_name(NEXT_NAME)
 
 
 def leaving(name: str, epoch: int) -> str:
@@ -234,7 +162,7 @@ def go_over(config: NodeConfig, following: Following, *, core: Core, ledger: Led
         parts=parts,
         entries=_entries(ledger),
         link=EpochLink.of(following.cluster, core.checkpoints.stable, parts),
-        cluster_file=_cluster_file(following),
+        cluster_file=cluster_file_text(following),
     )
 
 
@@ -252,25 +180,9 @@ def read_following(core: Core, next_file: Path) -> Following:
             f"epoch {cluster.epoch} ends at {last}, and this replica has a proof of {core.low}:"
             " start the node again, wait until its status is `ended`, then stop it"
         )
-    next_config = load_cluster_config(next_file)
-    genesis = next_config.genesis(encode_limits(next_config.limits_as(Limits)))
-    following = cluster.succeeded_by(genesis, core.low, core.checkpoints.stable.digest)
-    if following.configuration != core.execution.configuration:
-        raise ConfigError.at(
-            next_file,
-            "",
-            f"has the digest {following.configuration.hex()}, and the replicas agreed on"
-            f" {core.execution.configuration.hex()}",
-            "take the file that was proposed",
-        )
-    # The text is what is written: that of a file that was not changed meanwhile.
-    try:
-        text = next_file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{next_file}: cannot be read ({error})") from error
-    if load_cluster_config(next_file) != next_config:
-        raise ConfigError(f"{next_file}: was changed while it was read")
-    return Following(text, next_config, following)
+    state = core.checkpoints.stable.digest
+    ancestry = Ancestry(cluster.lineage, cluster.epoch + 1, cluster.id, core.low, state)
+    return read_agreed(next_file, ancestry, core.execution.configuration)
 
 
 def _entries(ledger: LedgerTable) -> Iterator[Entry]:
@@ -279,17 +191,3 @@ def _entries(ledger: LedgerTable) -> Iterator[Entry]:
     while entries := ledger.entries(first, READ_ENTRIES, READ_BYTES):
         yield from entries
         first = entries[-1].index + 1
-
-
-def _cluster_file(following: Following) -> str:
-    """The agreed file with the ancestry, and with all keys in it: it lies in another folder."""
-    assert following.cluster.ancestry is not None
-    settings = yaml.safe_load(following.text)
-    genesis = following.cluster.genesis
-    for listed, members in (("replicas", genesis.replicas), ("clients", genesis.clients)):
-        for entry, member in zip(settings[listed], members, strict=True):
-            if entry.pop("public_key_file", None) is not None:
-                entry["public_key"] = public_key_text(member.public_key)
-    settings["ancestry"] = msgspec.to_builtins(AncestryEntry.of(following.cluster.ancestry))
-    header = f"# Epoch {following.cluster.epoch}; written from the file that was agreed on.\n"
-    return header + yaml.safe_dump(settings, sort_keys=False)

@@ -440,8 +440,10 @@ class ClientConfig(msgspec.Struct, frozen=True):
     notify: tuple[NotifyTarget, ...] = ()
     # must be true to listen where other machines can connect
     plaintext_allowed: bool = False
-    # as for a node, like cluster_fingerprint
+    # these four are as for a node
     private_key_passphrase_file: Path | None = None
+    next_cluster_file: Path | None = None
+    next_private_key_file: Path | None = None
     cluster_fingerprint: str | None = None
 
 

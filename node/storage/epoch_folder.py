@@ -13,6 +13,13 @@ from pathlib import Path
 import msgspec
 
 from ci.state_partitions import ledger_position
+from common.epoch_folder import (
+    BEGIN_NAME,
+    CLUSTER_NAME,
+    LINK_NAME,
+    UNFINISHED,
+    epoch_folder,
+)
 from node.storage import folders
 from node.storage.damage import StoreDamaged, StoreNotOurs
 from node.storage.store import Store
@@ -21,23 +28,10 @@ from pbft.epoch_link import EpochLink
 from pbft.genesis import Cluster
 from pbft.ports import Entry, SavedEntry
 
-BEGIN_NAME = "begin-state"
-# An encoded EpochLink, which is public. It is missing where an older version made the folder, and
-# at a member that was new.
-LINK_NAME = "epoch-link"
-# The cluster file of the epoch, with all keys in it; it is missing at a member that was new.
-CLUSTER_NAME = "cluster.yml"
 # More than any state has (`ci.admission.room_refusal`).
 BEGIN_BYTES_MAX = 2 * 1024 * 1024 * 1024
 # What is copied of a ledger in one transaction.
 COPIED_ENTRIES = 500
-# The name of a folder that is not complete.
-UNFINISHED = ".unfinished"
-
-
-def epoch_folder(data_directory: Path, epoch: int) -> Path:
-    """The folder of an epoch's store: the data directory itself for epoch 0."""
-    return data_directory / f"epoch-{epoch}" if epoch else data_directory
 
 
 def read_begin(data_directory: Path, cluster: Cluster) -> Mapping[str, bytes] | None:

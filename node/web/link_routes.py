@@ -5,8 +5,8 @@ from pathlib import Path
 
 from aiohttp import web
 
+from common.epoch_folder import LINK_NAME, epoch_folder
 from common.web.sent_file import send_file
-from node.storage.epoch_folder import LINK_NAME, epoch_folder
 from node.web.answers import http_error, number
 from pbft.epoch_link import LINK_BYTES_MAX
 

@@ -13,7 +13,7 @@ _LINK = "pbft/epoch_link.py"
 _TRUST = "client/commands/trust.py"
 _VERIFIER = "scripts/verify_build.py"
 _GOING_OVER = "node/going_over.py"
-_SUCCESSION = "node/succession.py"
+_EPOCHS = "common/membership/epochs.py"
 
 _TEST = "tests/paper/test_epochs.py::"
 _CHANGES_TEST = "tests/ci/test_member_changes.py::"
@@ -319,7 +319,7 @@ EPOCHS_MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         name="M63 a later epoch counts without its link",
-        file=_SUCCESSION,
+        file=_EPOCHS,
         old="    if later.id != followed.id:\n",
         new="    if False:\n",
         test=_SUCCESSION_TEST + "test_a_later_epoch_counts_by_its_link_alone",

@@ -16,13 +16,14 @@ from ci.operations import ProposeMembers, Ready, encode_operation
 from common.config_error import ConfigError
 from common.configuration.config import NodeConfig
 from common.configuration.keys import SigningKey, generate_key_files, load_signing_key, verify
+from common.epoch_folder import BEGIN_NAME, CLUSTER_NAME, LINK_NAME
 from common.membership.confirmation import read_cluster
+from common.membership.epochs import in_present_epoch, read_seat_key
 from node.main import main
-from node.opening import open_replica, read_member, read_seat_key
+from node.opening import open_replica, read_member
 from node.storage import epoch_folder
 from node.storage.damage import StoreNotOurs
-from node.storage.epoch_folder import BEGIN_NAME, CLUSTER_NAME, LINK_NAME
-from node.succession import in_present_epoch, join, succeed
+from node.succession import join, succeed
 from pbft.authentication import Identity
 from pbft.client import make_request
 from pbft.epoch_link import EpochLink, decode_link, follow

@@ -7,16 +7,10 @@ import pytest
 
 from ci.ledger import AppendEntry, encode_entry, genesis_head, next_head
 from ci.state_partitions import LEDGER_PART, ChainPart
+from common.epoch_folder import BEGIN_NAME, LINK_NAME, UNFINISHED
 from node.storage import epoch_folder
 from node.storage.damage import StoreDamaged, StoreNotOurs
-from node.storage.epoch_folder import (
-    BEGIN_NAME,
-    LINK_NAME,
-    UNFINISHED,
-    read_begin,
-    read_state,
-    take_over,
-)
+from node.storage.epoch_folder import read_begin, read_state, take_over
 from node.storage.store import DATABASE_NAME, Store
 from pbft.certificates import StableCertificate, state_digest
 from pbft.epoch_link import EpochLink, decode_link

@@ -6,7 +6,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from node.storage.epoch_folder import LINK_NAME
+from common.epoch_folder import LINK_NAME
 from node.web import link_routes
 from node.web.link_routes import LinkRoutes
 

@@ -1,0 +1,184 @@
+"""Which epoch a member is in, and what it needs for the next one (docs/decisions/0062, 0063).
+
+The rule: a member starts from the cluster file that its operator confirmed. It goes on by what its
+data directory has of later epochs, and each counts by its link alone: `strong` replicas of the
+epoch before signed it. The next members are those of the operator's own file, which must be the
+configuration that the replicas agreed on.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import yaml
+
+from ci.limits import Limits, encode_limits
+from common.config_error import ConfigError
+from common.configuration.config import (
+    AncestryEntry,
+    ClientConfig,
+    ClusterConfig,
+    NodeConfig,
+    check_confirmed,
+    load_cluster_config,
+    read_signing_key,
+)
+from common.configuration.keys import SigningKey, public_key_text, verify
+from common.epoch_folder import BEGIN_NAME, CLUSTER_NAME, LINK_NAME, epoch_folder
+from common.membership.confirmation import read_cluster
+from pbft.epoch_link import LINK_BYTES_MAX, decode_link, follow
+from pbft.genesis import Ancestry, Cluster, InvalidGenesis
+from pbft.ports import Refusal
+
+# Beside the cluster file.
+NEXT_NAME = "cluster.next.yml"
+
+Config = TypeVar("Config", NodeConfig, ClientConfig)
+
+
+class Following(msgspec.Struct, frozen=True):
+    """The next epoch: its file as operators agreed on it (text, and what it says), its cluster."""
+
+    text: str
+    config: ClusterConfig
+    cluster: Cluster
+
+
+def in_present_epoch(config: Config) -> Config:
+    """The configuration, with the cluster file of the epoch that this member has come to.
+
+    Raises ConfigError.
+    """
+    for later in epochs_of(config):
+        config = later
+    return config
+
+
+def epochs_of(config: Config) -> Iterator[Config]:
+    """The configuration in its own epoch, and in each later one that this member has begun.
+
+    Raises ConfigError.
+    """
+    later: Config | None = config
+    while later is not None:
+        config = later
+        yield config
+        later = _later(config)
+
+
+def next_file(config: NodeConfig | ClientConfig) -> Path:
+    """Where the operator of this member puts the next members."""
+    return config.next_cluster_file or config.cluster_file.with_name(NEXT_NAME)
+
+
+def read_agreed(file: Path, ancestry: Ancestry, configuration: bytes) -> Following:
+    """The next epoch with the members of that file. Raises ConfigError.
+
+    configuration: the digest of what the replicas agreed on, which the file must have.
+    """
+    config = load_cluster_config(file)
+    genesis = config.genesis(encode_limits(config.limits_as(Limits)))
+    try:
+        found = Cluster(genesis, ancestry)
+    except InvalidGenesis as error:
+        raise ConfigError(f"{file}: {error}") from error
+    if found.configuration != configuration:
+        raise ConfigError.at(
+            file,
+            "",
+            f"has the digest {found.configuration.hex()}, and the replicas agreed on"
+            f" {configuration.hex()}",
+            "take the file that was proposed",
+        )
+    # The text is what is written: that of a file that was not changed meanwhile.
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: cannot be read ({error})") from error
+    if load_cluster_config(file) != config:
+        raise ConfigError(f"{file}: was changed while it was read")
+    return Following(text, config, found)
+
+
+def cluster_file_text(following: Following) -> str:
+    """The agreed file with the ancestry, and with all keys in it: it lies in another folder."""
+    assert following.cluster.ancestry is not None
+    settings = yaml.safe_load(following.text)
+    genesis = following.cluster.genesis
+    for listed, members in (("replicas", genesis.replicas), ("clients", genesis.clients)):
+        for entry, member in zip(settings[listed], members, strict=True):
+            if entry.pop("public_key_file", None) is not None:
+                entry["public_key"] = public_key_text(member.public_key)
+    settings["ancestry"] = msgspec.to_builtins(AncestryEntry.of(following.cluster.ancestry))
+    header = f"# Epoch {following.cluster.epoch}; written from the file that was agreed on.\n"
+    return header + yaml.safe_dump(settings, sort_keys=False)
+
+
+def followed_by(cluster: Cluster, data: bytes) -> Cluster | Refusal:
+    """The cluster of the next epoch, if these bytes are a link to it; or why not."""
+    link = decode_link(data)
+    return link if isinstance(link, Refusal) else follow(cluster, link, verify=verify)
+
+
+def read_seat_key(
+    config: NodeConfig | ClientConfig, cluster: Cluster, named_in: Path | None = None
+) -> SigningKey:
+    """The one of the member's key files that is its key in this cluster. Raises ConfigError.
+
+    named_in: the file that has the public key. `next_private_key_file` is read only where the
+    present key does not fit.
+    """
+    wanted = cluster.public_key(config.name)
+    signing_key = read_signing_key(config)
+    if signing_key.public_key == wanted:
+        return signing_key
+    other = ""
+    if config.next_private_key_file is not None:
+        file = config.next_private_key_file
+        signing_key = read_signing_key(msgspec.structs.replace(config, private_key_file=file))
+        if signing_key.public_key == wanted:
+            return signing_key
+        other = f", nor is {file} (next_private_key_file)"
+    raise ConfigError(
+        f"{config.file}: private_key_file: {config.private_key_file} is not the key of"
+        f" {config.name} in {named_in or f'epoch {cluster.epoch}'}{other};"
+        " the two must be one pair"
+    )
+
+
+def _later(config: Config) -> Config | None:
+    """The configuration in the next epoch; None if this member has not begun it.
+
+    A replica's folder counts once its state is there, which is written last. A gateway's appears
+    with all that it holds.
+    """
+    if not config.cluster_file.exists():
+        return None  # of a member that is none yet
+    ancestry = load_cluster_config(config.cluster_file).ancestry
+    folder = epoch_folder(config.data_directory, ancestry.epoch + 1 if ancestry else 1)
+    file = folder / CLUSTER_NAME
+    needed = [file, folder / BEGIN_NAME] if isinstance(config, NodeConfig) else [file]
+    if not all(each.exists() for each in needed):
+        return None
+    cluster_config, cluster = read_cluster(config.cluster_file)
+    check_confirmed(config, cluster_config, cluster)
+    try:
+        with (folder / LINK_NAME).open("rb") as stream:
+            data = stream.read(LINK_BYTES_MAX + 1)
+    except OSError as error:
+        raise ConfigError(f"{folder / LINK_NAME}: cannot be read ({error.strerror})") from error
+    followed = followed_by(cluster, data)
+    if isinstance(followed, Refusal):
+        raise ConfigError(f"{folder / LINK_NAME}: {followed.reason}")
+    _, later = read_cluster(file)
+    if later.id != followed.id:
+        raise ConfigError(f"{file}: is not the cluster that {folder / LINK_NAME} leads to")
+    told = None if config.cluster_fingerprint is None else later.id.hex()
+    return msgspec.structs.replace(
+        config,
+        cluster_file=file,
+        cluster_fingerprint=told,
+        # beside the file that the operator has, in every epoch
+        next_cluster_file=next_file(config),
+    )
