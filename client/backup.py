@@ -24,8 +24,10 @@ from common.backups.commands import DATA, BackedUp, Restoring, data_restored, wr
 from common.config_error import ConfigError
 from common.configuration.config import ClientConfig, load_client_config
 from common.english import counted
+from common.epoch_folder import CLUSTER_NAME, LINK_NAME
 from common.installation import CLIENT_CONFIG
 from common.membership.confirmation import read_cluster
+from common.membership.epochs import in_present_epoch
 from pbft.genesis import Cluster
 
 # What `--replace` moves away is kept there until the next time.
@@ -36,11 +38,13 @@ _LOG = re.compile(
     rf"{LOG_FOLDER}/[0-9a-f]{{64}}/[A-Za-z0-9][A-Za-z0-9_.-]{{0,63}}"
     rf"({re.escape(LOG_SUFFIX)}|{re.escape(TESTS_SUFFIX)})"
 )
+# What leads from the configured cluster file to the epoch that the database is of.
+_EPOCH = re.compile(rf"epoch-[1-9][0-9]{{0,9}}/({re.escape(CLUSTER_NAME)}|{re.escape(LINK_NAME)})")
 
 
 def is_gateway_data(name: str) -> bool:
     """Whether a gateway's backup has such a file."""
-    return name == FILE_NAME or _LOG.fullmatch(name) is not None
+    return name == FILE_NAME or any(known.fullmatch(name) for known in (_LOG, _EPOCH))
 
 
 def add_gateway_data(config: ClientConfig, writer: BackupWriter, with_logs: bool) -> None:
@@ -53,6 +57,11 @@ def add_gateway_data(config: ClientConfig, writer: BackupWriter, with_logs: bool
         copy = Path(folder) / FILE_NAME
         _copy_database(config.data_directory / FILE_NAME, copy)
         writer.add_file(f"{DATA}{FILE_NAME}", copy)
+    # later than the database, which is of an epoch that is here
+    for file in sorted(config.data_directory.glob("epoch-*/*")):
+        name = file.relative_to(config.data_directory).as_posix()
+        if is_gateway_data(name):
+            writer.add_file(f"{DATA}{name}", file)
     if with_logs:
         # later than the database: a log that this has is in its file
         for file in sorted((config.data_directory / LOG_FOLDER).rglob("*")):
@@ -95,7 +104,7 @@ def restore_gateway_data(config: ClientConfig, restoring: Restoring) -> list[str
             count += write_stored(folder / FILE_NAME, stored, content)
         elif stored.name.startswith(DATA):
             count += write_stored(directory / name, stored, content)
-    _, cluster = read_cluster(config.cluster_file)
+    _, cluster = read_cluster(in_present_epoch(config).cluster_file)
     posts_statuses = restoring.options.post_statuses
     unfinished = _make_ready(folder, config, cluster, posts_statuses=posts_statuses)
     (folder / FILE_NAME).rename(directory / FILE_NAME)

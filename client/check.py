@@ -16,6 +16,7 @@ from common.checks.machine import check_listen, check_saves, check_space
 from common.checks.members import check_members
 from common.configuration.config import ClientConfig, load_client_config
 from common.finding import Finding, State
+from common.membership.epochs import in_present_epoch
 from pbft.authentication import Identity
 
 # The archive grows with the builds; this is a year of a busy team.
@@ -28,7 +29,7 @@ BRANCH = "pbft-ci-check"
 
 async def check_gateway(file: Path) -> list[Finding]:
     """What was found, in the order of the table. file: a client.yml. Raises ConfigError."""
-    config = load_client_config(file)
+    config = in_present_epoch(load_client_config(file))
     member = read_member(config)
     forget_foreign_variables()
     identity = Identity(member.cluster, config.name, member.signing_key.sign)

@@ -42,6 +42,7 @@ from client.gateway.reporting import Reports, make_reporter, targets_of
 from client.gateway.resolve import Resolver
 from client.gateway.results_file import ResultsFile
 from client.gateway.schedules import Schedules
+from client.going_over import GoingOver
 from client.login.people import LOGIN_ROUTES, People
 from client.login.providers import make_provider
 from client.logs.live_logs import LiveLogs
@@ -60,14 +61,16 @@ from common.configuration.config import (
     ConfigError,
     check_confirmed,
     load_cluster_config,
-    read_signing_key,
 )
 from common.configuration.keys import SigningKey
 from common.configuration.reload import Reloads
 from common.configuration.secret_file import read_bearer_tokens
+from common.fingerprint import fingerprint_words
 from common.links.link import Inbox, Links
 from common.links.members import replicas_for
 from common.loop_errors import on_loop_error
+from common.membership.confirmation import read_cluster
+from common.membership.epochs import in_present_epoch, read_seat_key
 from common.repositories.git_environment import is_foreign_variable
 from common.retention import DAY_SECONDS, KeepRules
 from common.statuses.reporter import Reporter
@@ -96,7 +99,7 @@ class Member(NamedTuple):
 async def serve(
     config: ClientConfig, version: str, read: Callable[[], ClientConfig] | None = None
 ) -> None:
-    """Run the gateway until SIGTERM or SIGINT.
+    """Run the gateway until SIGTERM or SIGINT, in one epoch after the other.
 
     read: reads its configuration again, for a reload; None: there is none.
 
@@ -107,24 +110,46 @@ async def serve(
     loop.set_exception_handler(on_loop_error)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
-    async with running_gateway(config, version, read) as gateway:
+    while await _serve_epoch(config, version, read, stopped=stopped):
+        config = in_present_epoch(config)
+        _, cluster = read_cluster(config.cluster_file)
+        words = " ".join(fingerprint_words(cluster.id))
+        _log.warning("epoch %d begins after %d: %s", cluster.epoch, cluster.begins_after, words)
+    _log.info("stopping")
+
+
+async def _serve_epoch(
+    config: ClientConfig,
+    version: str,
+    read: Callable[[], ClientConfig] | None,
+    *,
+    stopped: asyncio.Event,
+) -> bool:
+    """Run the gateway until it is told to stop, or the next epoch is to begin; whether it is."""
+    over = asyncio.Event()
+    async with running_gateway(config, version, read, on_over=over.set) as gateway:
         assert gateway.task is not None, "a running gateway has its task"
-        waiting = asyncio.create_task(stopped.wait())
-        await asyncio.wait([waiting, gateway.task], return_when=asyncio.FIRST_COMPLETED)
-        waiting.cancel()
+        waiting = [asyncio.create_task(event.wait()) for event in (stopped, over)]
+        await asyncio.wait([*waiting, gateway.task], return_when=asyncio.FIRST_COMPLETED)
+        for task in waiting:
+            task.cancel()
         if gateway.task.done():
             # A fault of our own: say it, rather than go on in a state nobody has thought of.
             gateway.task.result()
-        _log.info("stopping")
+    return over.is_set() and not stopped.is_set()
 
 
 @contextlib.asynccontextmanager
 async def running_gateway(
-    config: ClientConfig, version: str, read: Callable[[], ClientConfig] | None = None
+    config: ClientConfig,
+    version: str,
+    read: Callable[[], ClientConfig] | None = None,
+    *,
+    on_over: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[Gateway]:
     """The whole gateway, listening; it is closed in order when the block is left.
 
-    read: as for `serve`.
+    read: as for `serve`. on_over: called when the next epoch is to begin.
     """
     member = read_member(config)
     check_secrets(config.notify, config.file)
@@ -184,6 +209,10 @@ async def running_gateway(
             network=NetworkWatch(cluster, nodes, links.connected, limits=history),
         )
         history.on_change = gateway.use_limits
+        going_over = GoingOver(
+            config, cluster, member.peers, connected=links.connected, on_over=on_over
+        )
+        site.network.next_epoch = lambda: going_over.waits_for
         metrics = _metrics_of(site)
         people = None if config.login is None else People(config, database, draw=os.urandom)
         listener = LimitedListener(make_application(site, metrics, people))
@@ -220,6 +249,8 @@ async def running_gateway(
 
             reloads.start(reload)
             stack.push_async_callback(reloads.close)
+        going_over.start()
+        stack.push_async_callback(going_over.close)
         _log_start(site)
         yield gateway
 
@@ -280,21 +311,14 @@ def read_member(config: ClientConfig) -> Member:
         raise ConfigError(f"{cluster_config.file}: {reason}")
     cluster_config.client_entry(config.name, config.file)
     check_confirmed(config, cluster_config, cluster)
-    signing_key = read_signing_key(config)
-    if signing_key.public_key != cluster.public_key(config.name):
-        raise ConfigError.at(
-            config.private_key_file,
-            "",
-            f"is not the private key of {config.name} in {config.cluster_file}",
-            "the two files must come from one key pair",
-        )
+    signing_key = read_seat_key(config, cluster, cluster_config.file)
     peers = replicas_for(cluster_config, cluster, config.name, signing_key=signing_key)
     return Member(cluster, limits, peers, signing_key)
 
 
 def check_whole(config: ClientConfig) -> None:
     """Check what a start checks. Raises ConfigError."""
-    read_member(config)
+    read_member(in_present_epoch(config))
     sources_of(config)
     check_secrets(config.notify, config.file)
     _reading_middlewares(config, Authorizer(config))

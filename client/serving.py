@@ -14,6 +14,7 @@ from common.configuration.config import ClientConfig, ConfigError, load_client_c
 from common.configuration.reload import ignore_reloads
 from common.configuration.secret_file import PRIVATE_UMASK
 from common.logs import start_logging
+from common.membership.epochs import in_present_epoch
 from common.version import VERSION
 
 EXIT_CANNOT_SERVE = 3
@@ -22,7 +23,7 @@ EXIT_CANNOT_SERVE = 3
 def run_gateway(options: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT; the exit code. Raises ConfigError."""
     ignore_reloads()
-    config = _overridden(load_client_config(options.config), options)
+    config = _present(options)
     for flag in ("pbftHost", "pbftPort"):
         if getattr(options, flag) is not None:
             print(
@@ -32,13 +33,16 @@ def run_gateway(options: argparse.Namespace) -> int:
     os.umask(PRIVATE_UMASK)
     start_logging(config.log_file, config.name, config.log_format)
     try:
-        uvloop.run(
-            serve(config, VERSION, lambda: _overridden(load_client_config(options.config), options))
-        )
+        uvloop.run(serve(config, VERSION, lambda: _present(options)))
     except (AddressInUse, StorageFailed, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_CANNOT_SERVE
     return 0
+
+
+def _present(options: argparse.Namespace) -> ClientConfig:
+    """The configuration, with the flags over it, in the epoch that it is in. Raises ConfigError."""
+    return in_present_epoch(_overridden(load_client_config(options.config), options))
 
 
 def _overridden(config: ClientConfig, options: argparse.Namespace) -> ClientConfig:

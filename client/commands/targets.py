@@ -11,7 +11,6 @@ from common.configuration.config import (
     ConfigError,
     load_client_config,
     load_cluster_config,
-    read_signing_key,
     url_of,
 )
 from common.configuration.passphrase import passphrase_flag, unlock_key
@@ -159,7 +158,7 @@ def cluster_and_replicas(
     cluster = _cluster_of(config)
     if config.tls == "off":
         return cluster, replicas_without_tls(config)
-    signing_key = signing_key or _member_key(options)
+    signing_key = signing_key or _member_key(options, cluster)
     for member in (*cluster.genesis.replicas, *cluster.genesis.clients):
         if member.public_key == signing_key.public_key:
             return cluster, replicas_over_tls(config, cluster, member.name, signing_key=signing_key)
@@ -171,17 +170,26 @@ def cluster_and_replicas(
 def _cluster_config(options: argparse.Namespace) -> ClusterConfig:
     file = options.cluster
     if file is None:
-        file = load_client_config(options.config).cluster_file
+        file = _gateway(options).cluster_file
     return load_cluster_config(file)
+
+
+def _gateway(options: argparse.Namespace) -> ClientConfig:
+    """The gateway's configuration, in the epoch that it is in. Raises ConfigError."""
+    from common.membership.epochs import in_present_epoch
+
+    return in_present_epoch(load_client_config(options.config))
 
 
 def _cluster_of(config: ClusterConfig) -> Cluster:
     return config.cluster(encode_limits(config.limits_as(Limits)))
 
 
-def _member_key(options: argparse.Namespace) -> "SigningKey":
+def _member_key(options: argparse.Namespace, cluster: Cluster) -> "SigningKey":
     if options.member_key is None:
-        return read_signing_key(load_client_config(options.config))
+        from common.membership.epochs import read_seat_key
+
+        return read_seat_key(load_client_config(options.config), cluster)
     return unlock_key(options.member_key, options.passphrase_file)
 
 

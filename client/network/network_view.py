@@ -87,6 +87,13 @@ class NetworkView(msgspec.Struct, frozen=True):
     """GET /api/v1/network."""
 
     cluster: str
+    epoch: Annotated[int, msgspec.Meta(description="how often the members had changed by then")]
+    next_epoch: Annotated[
+        str | None,
+        msgspec.Meta(
+            description="why this gateway has not begun the next epoch; null: it is not to"
+        ),
+    ]
     faults_max: int
     needed: int
     level: Annotated[str, msgspec.Meta(description="good, warning or bad")]

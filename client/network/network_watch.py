@@ -75,7 +75,8 @@ class NetworkWatch:
     connected: the replicas that the gateway has a link to. limits: as far as the ledger is checked.
     on_change: called when a link, a
     status, a view or anything else that people should see at once has changed. is_followed: whether
-    anybody looks at a page that lives. Both are set later.
+    anybody looks at a page that lives. next_epoch: why the gateway has not begun the next epoch;
+    None where it is not to. These three are set later.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class NetworkWatch:
         self.ledger = LedgerCheck(cluster, nodes, limits)
         self.on_change: Callable[[], None] = lambda: None
         self.is_followed: Callable[[], bool] = lambda: False
+        self.next_epoch: Callable[[], str | None] = lambda: None
 
     def start(self) -> None:
         """Begin to look, for as long as the gateway runs."""
@@ -166,11 +168,14 @@ class NetworkWatch:
             )
             for name, known in self._known.items()
         )
+        next_epoch = self.next_epoch()
         level, sentence = summary(
-            replicas, quorums.strong, ledger.alarm, now=iso_seconds(time.time())
+            replicas, quorums.strong, ledger.alarm or next_epoch, now=iso_seconds(time.time())
         )
         return NetworkView(
             cluster=self.cluster.id.hex(),
+            epoch=self.cluster.epoch,
+            next_epoch=next_epoch,
             faults_max=quorums.faults_max,
             needed=quorums.strong,
             level=level,

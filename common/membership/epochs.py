@@ -159,7 +159,11 @@ def _later(config: Config) -> Config | None:
     folder = epoch_folder(config.data_directory, ancestry.epoch + 1 if ancestry else 1)
     file = folder / CLUSTER_NAME
     needed = [file, folder / BEGIN_NAME] if isinstance(config, NodeConfig) else [file]
-    if not all(each.exists() for each in needed):
+    try:
+        if not all(each.exists() for each in needed):
+            return None
+    except PermissionError:
+        # Of a person whose command reads the configuration, and may not see the service's data.
         return None
     cluster_config, cluster = read_cluster(config.cluster_file)
     check_confirmed(config, cluster_config, cluster)

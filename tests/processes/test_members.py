@@ -64,6 +64,10 @@ def data_folder(network: Network, name: str) -> Path:
     return file.parent / str(yaml.safe_load(file.read_text())["data_directory"])
 
 
+def gateway_epoch(network: Network) -> int:
+    return int(network.node(CLIENT, "/api/v1/network").json()["epoch"])
+
+
 def test_a_key_is_replaced_and_nothing_is_lost(make_network: NetworkMaker, tmp_path: Path) -> None:
     gate = BuildGate(tmp_path, None)
     network = make_network(
@@ -208,8 +212,8 @@ def test_a_key_is_replaced_and_nothing_is_lost(make_network: NetworkMaker, tmp_p
 def test_who_was_killed_or_away_comes_to_the_next_epoch(
     make_network: NetworkMaker, tmp_path: Path
 ) -> None:
-    """node1 gets kill -9 while it goes over. node3 is away for the whole change, and lacks the
-    end of the epoch when nobody can give it any more."""
+    """node1 and the gateway get kill -9 while they go over. node3 is away for the whole change, and
+    lacks the end of the epoch when nobody can give it any more."""
     intervals = {"checkpoint_interval": 8, "window": 16}
     network = make_network(
         {"main": pipeline("true")}, overrides={"cluster": {**operated_by(tmp_path), **intervals}}
@@ -237,23 +241,23 @@ def test_who_was_killed_or_away_comes_to_the_next_epoch(
         approved = members(network, tmp_path, name, "approve", str(following))
         assert approved.code == 0, approved
 
-    folder = network.data_directory("node1")
-    ends_at = time.monotonic() + VERDICT_SECONDS
-    while not list(folder.glob("epoch-1*")) and time.monotonic() < ends_at:
-        time.sleep(0.001)
-    assert list(folder.glob("epoch-1*")), "node1 goes over"
-    network.kill("node1")
-    network.start("node1")
+    for name in ("node1", CLIENT):
+        folder = network.data_directory(name)
+        ends_at = time.monotonic() + VERDICT_SECONDS
+        while not list(folder.glob("epoch-1*")) and time.monotonic() < ends_at:
+            time.sleep(0.001)
+        assert list(folder.glob("epoch-1*")), f"{name} goes over"
+        network.kill(name)
+    network.start("node1", CLIENT)
     network.wait_until(
         lambda: all(network.status(name)["epoch"] == 1 for name in NODES[:3]), "epoch 1", 120
     )
-    network.stop(CLIENT)
+    network.wait_until(lambda: gateway_epoch(network) == 1, "the gateway is in epoch 1", 60)
     begun = network.data_directory("node0") / "epoch-1"
-    cluster_file(network).write_text((begun / "cluster.yml").read_text())
-    network.start(CLIENT)
     between = network.post("main")
     assert network.verdict(between)["verdict"]["outcome"] == "passed"
 
+    cluster_file(network).write_text((begun / "cluster.yml").read_text())
     network.spawn("node3")
     assert network.processes.pop("node3").wait(VERDICT_SECONDS) != 0
     assert "has not taken over epoch 1" in network.log_file("node3").read_text()
