@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -38,7 +38,7 @@ from common.links.link import Inbox, Links
 from common.logs import FORMATTERS, start_logging
 from common.loop_errors import on_loop_error
 from common.membership.commands import add_confirm, add_init
-from common.membership.epochs import in_present_epoch
+from common.membership.epochs import epochs_of, in_present_epoch
 from common.membership.ready import add_ready
 from common.version import VERSION
 from common.web.bounded_http import HttpRequest
@@ -52,6 +52,7 @@ from node.builds.build_tasks import BuildTasks, StoreRequests
 from node.check import check_node
 from node.diagnostics.capture import Capture
 from node.doctor import node_doctor
+from node.earlier_epochs import serve_earlier
 from node.going_over import GoingOver
 from node.opening import Member, open_replica, read_member
 from node.replica.ledger_catch_up import LedgerCatchUp
@@ -83,7 +84,8 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command is not None:
             return int(options.run(options))
         ignore_reloads()
-        config = _present(options)
+        epochs = list(epochs_of(_configure(options)))
+        config = epochs[-1]
         member = read_member(config)
         os.umask(PRIVATE_UMASK)
         start_logging(config.log_file, config.name, config.log_format)
@@ -94,7 +96,7 @@ def main(arguments: list[str] | None = None) -> int:
         # What was imported stays: each look at all of it held the loop for 35 ms.
         gc.freeze()
         gc.set_threshold(COLLECTED_OBJECTS_MIN)
-        uvloop.run(_serve(config, member, lambda: _present(options)))
+        uvloop.run(_serve(epochs, member, lambda: _present(options)))
     except StoreUnusable as error:
         _log.critical("%s: nothing is lost; make its disk take writes and start again", error)
         return 1
@@ -104,17 +106,22 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-async def _serve(config: NodeConfig, member: Member, read: Callable[[], NodeConfig]) -> None:
+async def _serve(
+    epochs: Sequence[NodeConfig], member: Member, read: Callable[[], NodeConfig]
+) -> None:
     """Run the node until SIGTERM or SIGINT, in one epoch after the other.
 
-    read: the configuration, read again. Raises as `_Node.run`.
+    epochs: the configuration in each epoch that the node was in, the present one last. read: that
+    one, read again. Raises as `_Node.run`.
     """
     while True:
+        *earlier, config = epochs
+        serve_earlier(earlier, member)
         node = _Node(config, member)
         if not await node.run(Reloads(config, read)):
             return
-        config = in_present_epoch(config)
-        member = read_member(config)
+        epochs = [*earlier, *epochs_of(config)]
+        member = read_member(epochs[-1])
         cluster = member.identity.cluster
         words = " ".join(fingerprint_words(cluster.id))
         _log.warning("epoch %d begins after %d: %s", cluster.epoch, cluster.begins_after, words)
@@ -254,7 +261,8 @@ class _Node:
         own = own_names(config.listen, None, self._address)
         reading = reading_middlewares(config)
         application = self._server.application([refuse_foreign_pages(own), *reading])
-        listeners = [LimitedListener(application, tls=self._tls)]
+        for_earlier = self._server.application_for_earlier([refuse_foreign_pages(own)])
+        listeners = [LimitedListener(application, tls=self._tls, for_earlier=for_earlier)]
         await _open(listeners[0], config, "listen", address=config.listen)
         if config.local_listen is not None:
             own = own_names(config.local_listen, None)

@@ -328,6 +328,8 @@ class Links:
             scheme, _, offer = response.headers.get("WWW-Authenticate", "").partition(" ")
             if response.status == 503:
                 raise ConnectionError("it has no room for a link now")
+            if response.status == 410:
+                raise LinkRefused("it has gone over to a later epoch")
             if response.status != 401 or scheme != _SCHEME:
                 raise LinkRefused(f"{response.status} where a challenge should be; {_OTHER}")
         assert isinstance(response, _Offered), "the session makes no others"

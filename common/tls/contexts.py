@@ -29,17 +29,17 @@ def dialling_context(pinned: PinnedKeys, peer: str, leaf: Leaf | None) -> ssl.SS
     return context
 
 
-def renewed_context(newest: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+def renewed_context(newest: Callable[[str | None], ssl.SSLContext]) -> ssl.SSLContext:
     """A context for listening, each of whose connections has the newest one's leaf and anchors.
 
-    newest: called as a connection begins, whether it names a server or not.
+    newest: called as a connection begins, with the name that it asks for; None: it names none.
     """
     # OpenSSL takes certificate and anchors over from the newest context, but neither verify_mode
     # nor flags nor the number of tickets: this one must have them right, so it is made alike.
-    listening = newest()
+    listening = newest(None)
 
-    def swap(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
-        connection.context = newest()
+    def swap(connection: ssl.SSLObject, name: str | None, _context: ssl.SSLContext) -> None:
+        connection.context = newest(name)
 
     listening.sni_callback = swap
     return listening

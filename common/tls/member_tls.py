@@ -1,5 +1,6 @@
 """The TLS of one member: its leaf, renewed each day, and its contexts."""
 
+import contextlib
 import ssl
 from collections.abc import Callable
 
@@ -10,6 +11,7 @@ from common.tls.certificates import (
     LEAF_SEED_BYTES,
     SERIAL_BYTES,
     Leaf,
+    NotAMember,
     PeerLeaf,
     PinnedKeys,
     host_of,
@@ -24,16 +26,24 @@ RENEWAL_SECONDS = 24 * 3600.0
 
 
 class Channel(msgspec.Struct, frozen=True):
-    """Both ends of a connection: the digest of the leaf that this end showed, and the other's."""
+    """Both ends of a connection: the digest of the leaf that this end showed, and the other's.
+
+    is_earlier: the other end is a member of an earlier epoch, and proved no more than that.
+    """
 
     own_digest: bytes
     peer: PeerLeaf
+    is_earlier: bool = False
 
 
 class MemberTls:
     """The TLS of one member: contexts for dialling each other member and for listening.
 
     Its leaf is renewed each day, when a context is next asked for.
+
+    A member may have been one in earlier epochs of its cluster. Whoever still is in one of those
+    dials the name that this member had there, for the name is made of the epoch's id. So the name
+    that is asked for decides whose leaf is shown, and whose keys are trusted.
     """
 
     def __init__(
@@ -46,6 +56,8 @@ class MemberTls:
         randomness: Callable[[int], bytes],
     ) -> None:
         """clock: seconds since 1970. randomness: so many secret bytes."""
+        # by the name that is asked for: this member's TLS of an earlier epoch
+        self._earlier: dict[str, MemberTls] = {}
         self._pinned = pinned
         self._name = name
         self._signing_key = signing_key
@@ -54,6 +66,13 @@ class MemberTls:
         self._dialling: dict[str, DiallingTls] = {}
         self._renew()
         self.listening = renewed_context(self._newest_listening)
+
+    def serve_earlier(self, earlier: "MemberTls") -> None:
+        """Let members of an earlier epoch connect, too; `Channel.is_earlier` says that it is one.
+
+        earlier: this member's TLS in that epoch.
+        """
+        self._earlier[host_of(earlier._pinned.cluster_id, earlier._name)] = earlier
 
     @property
     def leaf(self) -> Leaf:
@@ -76,7 +95,15 @@ class MemberTls:
 
         connection: what asyncio and uvloop give as `ssl_object` of a transport.
         """
-        return Channel(self._leaf.digest, self.whose(connection))
+        try:
+            return Channel(self._leaf.digest, self.whose(connection))
+        except NotAMember:
+            # A leaf names its cluster's epoch, so it is one of at most one of them.
+            for earlier in self._earlier.values():
+                with contextlib.suppress(NotAMember):
+                    peer = earlier.whose(connection)
+                    return Channel(earlier.leaf.digest, peer, is_earlier=True)
+            raise
 
     def whose(self, connection: ssl.SSLObject) -> PeerLeaf:
         """Which member is at the other end of a connection. Raises NotAMember."""
@@ -86,7 +113,10 @@ class MemberTls:
         """How long a connection with that member may last: until one end's leaf ends."""
         return min(self._leaf.not_after, peer.not_after) - self._clock()
 
-    def _newest_listening(self) -> ssl.SSLContext:
+    def _newest_listening(self, name: str | None) -> ssl.SSLContext:
+        """For a connection that asks for that name."""
+        if name in self._earlier:
+            return self._earlier[name]._newest_listening(None)
         self._renew_if_due()
         return self._listening
 

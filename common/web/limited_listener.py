@@ -9,7 +9,8 @@ kept the server waiting longest, for a whole request or for its answer to be rea
 is never cut off for a new connection. Proved links of members are not counted and never closed.
 
 With TLS only members of the cluster get a connection, and it lasts no longer than the certificates
-of both ends. A handshake under way is no connection yet; `TlsAcceptor` limits those.
+of both ends. A handshake under way is no connection yet; `TlsAcceptor` limits those. Members of
+earlier epochs get a connection to an application of their own, so no route is theirs by mistake.
 """
 
 import asyncio
@@ -92,23 +93,16 @@ class LimitedListener:
         header_seconds: float = HEADER_TIMEOUT_SECONDS,
         *,
         tls: MemberTls | None = None,
+        for_earlier: web.Application | None = None,
     ) -> None:
         """header_seconds: a connection that has not sent a whole header by then is closed.
 
-        tls: None listens without TLS.
+        tls: None listens without TLS. for_earlier: what members of earlier epochs are served
+        (`MemberTls.serve_earlier`); None: nothing.
         """
-        application.middlewares.insert(0, self._follow)
-        application.middlewares.append(refuse_unwanted_bodies)
-        self._runner = web.AppRunner(
-            application,
-            access_log=None,
-            keepalive_timeout=header_seconds,
-            # A small body may be large inside; and what a webhook's signature is over is the
-            # bytes as they came.
-            auto_decompress=False,
-            shutdown_timeout=SHUTDOWN_SECONDS,
-            # the rest of a body that was refused is waited for no longer than this
-            lingering_time=LINGERING_SECONDS,
+        self._runner = self._runner_of(application, header_seconds)
+        self._earlier_runner = (
+            None if for_earlier is None else self._runner_of(for_earlier, header_seconds)
         )
         self._limits = limits or Limits()
         self.tls = tls
@@ -130,7 +124,8 @@ class LimitedListener:
     async def open(self, listen: Address) -> None:
         """Start the application, and listen at that address. Raises OSError."""
         _allow_open_files(self._limits.connections_max + OTHER_FILES_MAX)
-        await self._runner.setup()
+        for runner in self._runners:
+            await runner.setup()
         if self.tls is not None:
             self._sockets = await _listening_sockets(listen)
             self._acceptor = TlsAcceptor(
@@ -156,6 +151,11 @@ class LimitedListener:
         return self._sockets
 
     @property
+    def serves_earlier(self) -> bool:
+        """Whether members of earlier epochs are served anything."""
+        return self._earlier_runner is not None
+
+    @property
     def connections(self) -> int:
         """How many are open, but for members' links."""
         return len(self._connections)
@@ -177,7 +177,27 @@ class LimitedListener:
         self.close()
         if self._acceptor is not None:
             await self._acceptor.close()
-        await self._runner.cleanup()
+        for runner in self._runners:
+            await runner.cleanup()
+
+    @property
+    def _runners(self) -> list[web.AppRunner]:
+        return [r for r in (self._runner, self._earlier_runner) if r is not None]
+
+    def _runner_of(self, application: web.Application, header_seconds: float) -> web.AppRunner:
+        application.middlewares.insert(0, self._follow)
+        application.middlewares.append(refuse_unwanted_bodies)
+        return web.AppRunner(
+            application,
+            access_log=None,
+            keepalive_timeout=header_seconds,
+            # A small body may be large inside; and what a webhook's signature is over is the
+            # bytes as they came.
+            auto_decompress=False,
+            shutdown_timeout=SHUTDOWN_SECONDS,
+            # the rest of a body that was refused is waited for no longer than this
+            lingering_time=LINGERING_SECONDS,
+        )
 
     # --- what connections tell ------------------------------------------------------------------
 
@@ -193,8 +213,11 @@ class LimitedListener:
         if not found:
             self.refused += 1
             return None
-        assert self._runner.server is not None, "the runner is set up"
-        handler = self._runner.server()
+        is_earlier = connection.channel is not None and connection.channel.is_earlier
+        runner = self._earlier_runner if is_earlier else self._runner
+        assert runner is not None, "refused by `_Connection._is_member`"
+        assert runner.server is not None, "the runner is set up"
+        handler = runner.server()
         self.admitted += 1
         self._connections[handler] = connection
         self._by_peer[peer] += 1
@@ -313,6 +336,8 @@ class _Connection(asyncio.Protocol):
             return True
         try:
             self.channel = tls.accepted(transport.get_extra_info("ssl_object"))
+            if self.channel.is_earlier and not self.listener.serves_earlier:
+                raise NotAMember("it is a member of an earlier epoch")
         except NotAMember as error:
             self.listener.tell_refused(self.peer, str(error))
             return False

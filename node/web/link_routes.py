@@ -1,9 +1,11 @@
 """GET /pbft/links?after=E: what leads from epoch E to the next, for whoever trusts epoch E."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from common.epoch_folder import LINK_NAME, epoch_folder
 from common.web.sent_file import send_file
@@ -33,6 +35,21 @@ class LinkRoutes:
     def routes(self) -> list[web.RouteDef]:
         """The route."""
         return [web.get(PATH, self._send)]
+
+    def for_earlier(self, middlewares: Iterable[Middleware] = ()) -> web.Application:
+        """What members of earlier epochs are served over TLS: these links, and nothing else.
+
+        410 for all else: they know no way to this epoch yet, and learn that there is one.
+        """
+        app = web.Application(middlewares=middlewares)
+        app.add_routes([*self.routes(), web.route("*", "/{path:.*}", self._refuse)])
+        return app
+
+    async def _refuse(self, request: web.Request) -> web.Response:
+        raise http_error(
+            web.HTTPGone,
+            f"this replica is in epoch {self._epoch}; members of an earlier one are served {PATH}",
+        )
 
     async def _send(self, request: web.Request) -> web.StreamResponse:
         after = number(request, "after", 0, low=0, high=EPOCH_MAX)

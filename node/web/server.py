@@ -118,6 +118,7 @@ class NodeServer:
         self._going_over = going_over
         self._bodies = Bodies(BODIES_BYTES_MAX)
         self._proofs = ProofRoutes(runtime, runner)
+        self._link_routes = LinkRoutes(self._store.path.parent, self._cluster.epoch)
 
     def application(
         self, middlewares: Iterable[Middleware] = (), *, has_links: bool = True
@@ -137,7 +138,7 @@ class NodeServer:
                 web.get("/pbft/status", self._status),
                 web.get("/pbft/limits", self._limits),
                 web.get("/pbft/members", self._members),
-                *LinkRoutes(self._store.path.parent, self._cluster.epoch).routes(),
+                *self._link_routes.routes(),
                 web.get("/pbft/log", self._log),
                 web.get("/pbft/clients/{client}", self._client),
                 web.get("/pbft/evidence", self._evidence),
@@ -154,6 +155,14 @@ class NodeServer:
             ]
         )
         return app
+
+    def application_for_earlier(self, middlewares: Iterable[Middleware] = ()) -> web.Application:
+        """The aiohttp application for members of earlier epochs.
+
+        Its limit of links under way is its own, so that they hold up no present member.
+        """
+        routes = LinkRoutes(self._store.path.parent, self._cluster.epoch)
+        return routes.for_earlier(middlewares)
 
     # --- the state of the replica ---------------------------------------------------------------
 

@@ -140,21 +140,21 @@ def test_a_key_is_replaced_and_nothing_is_lost(make_network: NetworkMaker, tmp_p
     network.wait_until(
         lambda: "cluster.next.yml" in str(network.status("node0")["next_epoch"]), "it says so", 30
     )
+    # the epoch orders nothing more, and webhooks are taken
+    late = network.post("main")
     following.rename(following.with_name("cluster.next.yml"))
     network.wait_until(
         lambda: all(network.status(name)["epoch"] == 1 for name in NODES), "the next epoch", 60
     )
-    # the gateway is given the file of the new epoch by hand
-    network.stop(CLIENT)
-    first = cluster_file(network).with_name("first.yml")
-    cluster_file(network).rename(first)
-    written = data_folder(network, "node0") / "epoch-1" / "cluster.yml"
-    cluster_file(network).write_text(written.read_text())
-    network.start(CLIENT)
+    # so does the gateway, which dials the names of epoch 0 until it has the link
+    network.wait_until(lambda: gateway_epoch(network) == 1, "the gateway is in epoch 1", 60)
+    first = cluster_file(network)
+    present = network.data_directory(CLIENT) / "epoch-1" / "cluster.yml"
 
     gate.open(network, waiting)
     view = network.complete(waiting)
     assert view["verdict"]["outcome"] == "passed"
+    assert network.verdict(late)["verdict"]["outcome"] == "passed"
     after = network.post("main")
     assert network.verdict(after)["verdict"]["outcome"] == "passed"
     entries = [decode_entry(entry.body) for entry in network.settle()]
@@ -167,8 +167,9 @@ def test_a_key_is_replaced_and_nothing_is_lost(make_network: NetworkMaker, tmp_p
         for entry in entries
         if isinstance(entry, VerdictEntry)
     ]
-    epochs = [(verdict.build, verdict.epoch) for verdict in verdicts]
-    assert epochs == [(before, 0), (waiting, 1), (after, 1)]
+    epochs = {verdict.build: verdict.epoch for verdict in verdicts}
+    assert epochs == {before: 0, waiting: 1, late: 1, after: 1}
+    assert len(verdicts) == 4
     checked = client(network, "ledger", "--verify")
     assert checked.code == 0, checked
     # what the members of epoch 0 signed still holds, for who has their cluster file
@@ -178,7 +179,7 @@ def test_a_key_is_replaced_and_nothing_is_lost(make_network: NetworkMaker, tmp_p
     assert client(network, "attest", after, "--output", str(newer)).code == 0
     too_new = run("-m", "client", "verify", "--any", str(newer), "--cluster", str(first))
     assert too_new.code != 0
-    now = str(cluster_file(network))
+    now = str(present)
     holds = run("-m", "client", "verify", "--any", str(newer), "--cluster", now)
     assert holds.code == 0, holds
     assert json.loads(newer.read_text())["payload"]

@@ -151,7 +151,7 @@ class Server:
         self.refused: list[str] = []
         self.context = listening_context(PINNED, leaf_of("node0"))
         self.acceptor = TlsAcceptor(
-            renewed_context(lambda: self.context),
+            renewed_context(lambda _: self.context),
             lambda: _Greeter(self.refused),
             lambda peer, error: self.refused.append(why_refused(error, limits.seconds)),
             limits=limits,
