@@ -1,5 +1,7 @@
 """What `doctor` collects of a gateway, beside what both programs have."""
 
+from pathlib import Path
+
 from client.check import check_gateway
 from client.storage.database import FILE_NAME
 from common.configuration.config import ClientConfig, load_client_config
@@ -7,6 +9,7 @@ from common.configuration.secret_file import read_bearer_tokens
 from common.doctor.command import Examined
 from common.doctor.report import Part, answer, rows
 from common.installation import CLIENT_CONFIG
+from common.membership.epochs import in_present_epoch
 from common.web.bounded_http import HttpRequest
 
 
@@ -42,4 +45,9 @@ def _request(config: ClientConfig, path: str) -> HttpRequest:
     return HttpRequest(url=f"{config.listen.url}{path}", headers=headers)
 
 
-GATEWAY_DOCTOR = Examined("gateway", CLIENT_CONFIG, load_client_config, check_gateway, _parts)
+def _load_present(path: Path) -> ClientConfig:
+    """A gateway's file, in its present epoch. Raises ConfigError."""
+    return in_present_epoch(load_client_config(path))
+
+
+GATEWAY_DOCTOR = Examined("gateway", CLIENT_CONFIG, _load_present, check_gateway, _parts)

@@ -106,7 +106,7 @@ class GoingOver:
             return False
         cluster, link = self._proved
         try:
-            folder = await asyncio.to_thread(_go_over, self._config, cluster, link)
+            folder = await asyncio.to_thread(make_folder, self._config, cluster, link)
         except (ConfigError, OSError) as error:
             return self._wait(
                 f"epoch {self._cluster.epoch} has ended, and the next one cannot begin here:"
@@ -175,7 +175,7 @@ async def _link_of(
     return answer.data if answer.status == 200 else None
 
 
-def _go_over(config: ClientConfig, cluster: Cluster, link: bytes) -> Path:
+def make_folder(config: ClientConfig, cluster: Cluster, link: bytes) -> Path:
     """Make the folder of the next epoch, if all that a start there needs is here.
 
     It is there complete or not at all, and it decides where the gateway starts. Raises ConfigError,

@@ -8,22 +8,33 @@ from pathlib import Path
 import msgspec
 import pytest
 import yaml
+from Crypto.PublicKey import ECC
 
 from ci.builds import OpenBuild
 from ci.ledger import VerdictEntry, decode_entry
 from ci.operations import Ballot, Delivery, Event
 from client.backup import REPLACED_FOLDER
 from client.gateway.resolve import FoundCommit, Unreachable
+from client.going_over import make_folder
 from client.main import gateway_main
 from client.storage.build_request import BuildRequest
 from client.storage.case_extract import CaseExtract
-from client.storage.database import FILE_NAME, FORMAT_VERSION
+from client.storage.database import FILE_NAME, FORMAT_VERSION, Database
 from client.storage.outbox import Outbox
 from common.backups.backup_file import Backup, Header, new_backup
 from common.configuration.config import load_client_config
+from common.membership.confirmation import read_cluster
+from common.membership.epochs import in_present_epoch
 from tests.ci.builders import COMMIT, GATEWAY, finding
 from tests.client.cluster_file import write_cluster
-from tests.client.running_network import FixedResolver, Network, Running, run_gateway
+from tests.client.commands.epoch_links import lead
+from tests.client.running_network import (
+    FixedResolver,
+    Network,
+    Running,
+    key_of,
+    run_gateway,
+)
 from tests.forge_server import TOKEN, Answer, ForgeServer
 from tests.secret_files import secret_file
 from tests.waiting import wait_until
@@ -365,3 +376,20 @@ async def test_a_nodes_backup_is_none_of_a_gateway(
         writer.add_bytes("configuration/member.yml", machine.config.read_bytes())
     assert machine.restore(empty) == 2
     assert "has no gateway.sqlite" in capsys.readouterr().err
+
+
+async def test_a_backup_of_a_later_epoch_is_restored_into_it(machine: Machine) -> None:
+    """The configured cluster file is that of epoch 0, which the gateway has left."""
+    await (await machine.live()).close()
+    link, cluster = lead(machine.network.cluster, machine.network.cluster)
+    (machine.folder / "cluster.next.yml").write_text((machine.folder / "cluster.yml").read_text())
+    key = ECC.construct(curve="Ed25519", seed=key_of(GATEWAY).seed)
+    secret_file(machine.folder / "key.pem", key.export_key(format="PEM"))
+    config = load_client_config(machine.config)
+    make_folder(config, cluster, msgspec.msgpack.encode(link))
+    Database(machine.data, cluster.id, GATEWAY, ancestors=cluster.ancestors).close()
+    backup = machine.backup()
+    machine.lose_data()
+    assert machine.restore(backup) == 0
+    assert read_cluster(in_present_epoch(config).cluster_file)[1].id == cluster.id
+    Database(machine.data, cluster.id, GATEWAY).close()

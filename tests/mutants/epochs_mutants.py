@@ -14,6 +14,9 @@ _TRUST = "client/commands/trust.py"
 _VERIFIER = "scripts/verify_build.py"
 _GOING_OVER = "node/going_over.py"
 _EPOCHS = "common/membership/epochs.py"
+_GATEWAY = "client/going_over.py"
+_LISTENER = "common/web/limited_listener.py"
+_MEMBER_TLS = "common/tls/member_tls.py"
 
 _TEST = "tests/paper/test_epochs.py::"
 _CHANGES_TEST = "tests/ci/test_member_changes.py::"
@@ -22,6 +25,8 @@ _FOLDER_TEST = "tests/node/storage/test_epoch_folder.py::"
 _TRUST_TEST = "tests/client/commands/test_trust.py::"
 _GOING_OVER_TEST = "tests/node/test_going_over.py::"
 _SUCCESSION_TEST = "tests/node/test_succession.py::"
+_GATEWAY_TEST = "tests/client/test_going_over.py::"
+_EARLIER_TEST = "tests/common/web/test_earlier_epochs.py::"
 
 EPOCHS_MUTANTS: tuple[Mutant, ...] = (
     # --- where an epoch ends ----------------------------------------------------------------------
@@ -323,5 +328,55 @@ EPOCHS_MUTANTS: tuple[Mutant, ...] = (
         old="    if later.id != followed.id:\n",
         new="    if False:\n",
         test=_SUCCESSION_TEST + "test_a_later_epoch_counts_by_its_link_alone",
+    ),
+    # --- gateways follow --------------------------------------------------------------------------
+    Mutant(
+        name="M70 a gateway goes over to whatever members the link names",
+        file=_EPOCHS,
+        old="    if found.configuration != configuration:\n",
+        new="    if False:\n",
+        test=_GATEWAY_TEST + "test_a_link_is_followed_to_the_members_of_the_operators_file_alone",
+    ),
+    Mutant(
+        name="M71 a gateway follows the first of two links",
+        file=_GATEWAY,
+        old="        if len(proved) > 1:\n",
+        new="        if False:\n",
+        test=_GATEWAY_TEST + "test_two_links_are_both_left_alone",
+    ),
+    Mutant(
+        name="M72 a gateway goes over to an epoch that it is no client of",
+        file=_GATEWAY,
+        old="    if cluster.public_key(config.name) is None or",
+        new="    if False and",
+        test=_GATEWAY_TEST + "test_a_gateway_that_leaves_stays_and_says_so",
+    ),
+    Mutant(
+        name="M73 a gateway goes over without its key",
+        file=_GATEWAY,
+        old="    key = read_seat_key(config, cluster)\n",
+        new="    key = SigningKey(bytes(32))\n",
+        test=_GATEWAY_TEST + "test_a_gateway_that_lacks_its_new_key_waits_for_it",
+    ),
+    Mutant(
+        name="M74 a gateway looks for replicas where they were",
+        file=_GATEWAY,
+        old="moved.get(name, self._peers[name])",
+        new="self._peers[name]",
+        test=_GATEWAY_TEST + "test_a_replica_that_moves_is_asked_where_the_next_file_has_it",
+    ),
+    Mutant(
+        name="M75 members of an earlier epoch are served all",
+        file=_LISTENER,
+        old="        runner = self._earlier_runner if is_earlier else self._runner\n",
+        new="        runner = self._runner\n",
+        test=_EARLIER_TEST + "test_each_epochs_members_are_served_what_is_theirs",
+    ),
+    Mutant(
+        name="M76 a member of an earlier epoch counts as one of this",
+        file=_MEMBER_TLS,
+        old="return Channel(earlier.leaf.digest, peer, is_earlier=True)",
+        new="return Channel(earlier.leaf.digest, peer)",
+        test=_EARLIER_TEST + "test_each_epochs_members_are_served_what_is_theirs",
     ),
 )

@@ -18,7 +18,9 @@ from common.configuration.config import NodeConfig
 from common.configuration.keys import SigningKey, generate_key_files, load_signing_key, verify
 from common.epoch_folder import BEGIN_NAME, CLUSTER_NAME, LINK_NAME
 from common.membership.confirmation import read_cluster
-from common.membership.epochs import in_present_epoch, read_seat_key
+from common.membership.epochs import epochs_of, in_present_epoch, read_seat_key
+from common.tls.certificates import host_of
+from node.earlier_epochs import serve_earlier
 from node.main import main
 from node.opening import open_replica, read_member
 from node.storage import epoch_folder
@@ -192,6 +194,28 @@ def test_a_later_epoch_counts_by_its_link_alone(alone: Alone) -> None:
     (folder / LINK_NAME).write_bytes(msgspec.msgpack.encode(unsigned))
     with pytest.raises(ConfigError, match="epoch-link"):
         in_present_epoch(alone.config)
+
+
+def test_a_node_serves_the_epochs_that_it_came_through_as_far_as_it_has_their_keys(
+    alone: Alone,
+) -> None:
+    for file in (alone.cluster_file, alone.write(alone.folder / "next.yml", "node0", "gateway-2")):
+        file.write_text(file.read_text() + "tls: required\n")
+    alone.run_to_end(alone.folder / "next.yml")
+    assert succeed(alone.config, alone.folder / "next.yml") == 0
+    before, present = epochs_of(alone.config)
+    assert (before, present) == (alone.config, in_present_epoch(alone.config))
+    _, first = read_cluster(before.cluster_file)
+    member = read_member(present)
+    serve_earlier([before], member)
+    assert member.replicas.tls is not None
+    assert list(member.replicas.tls._earlier) == [host_of(first.id, "node0")]
+    # its operator has destroyed the key of that epoch
+    other = msgspec.structs.replace(before, private_key_file=alone.folder / "node1.key")
+    member = read_member(present)
+    serve_earlier([other], member)
+    assert member.replicas.tls is not None
+    assert not member.replicas.tls._earlier
 
 
 def test_the_key_that_fits_the_seat_is_taken(alone: Alone) -> None:

@@ -58,3 +58,19 @@ async def test_what_is_asked_wrongly_or_too_much_is_refused(
     assert [status for status, _ in given] == [200] * 2
     monkeypatch.setattr(link_routes, "SENDING_MAX", 0)
     assert (await answers(data / "epoch-1", 1, "?after=0"))[0][0] == 503
+
+
+async def test_members_of_earlier_epochs_are_given_links_and_nothing_else(data: Path) -> None:
+    application = LinkRoutes(data / "epoch-1", 1).for_earlier()
+    async with TestClient(TestServer(application)) as client:
+        async with client.get("/pbft/links?after=0") as response:
+            assert (response.status, await response.read()) == (200, b"to 1")
+        for method, path in (
+            ("GET", "/pbft/status"),
+            ("GET", "/link"),
+            ("GET", "/ledger"),
+            ("POST", "/pbft/message"),
+            ("POST", "/pbft/links"),
+        ):
+            async with client.request(method, path) as response:
+                assert response.status in (405, 410), path
