@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import signal
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import NamedTuple
@@ -75,7 +76,12 @@ from common.repositories.git_environment import is_foreign_variable
 from common.retention import DAY_SECONDS, KeepRules
 from common.statuses.reporter import Reporter
 from common.web.http_tokens import ask_for_token
-from common.web.limited_listener import LimitedListener, own_names, refuse_foreign_pages
+from common.web.limited_listener import (
+    LimitedListener,
+    listening_sockets,
+    own_names,
+    refuse_foreign_pages,
+)
 from common.web.peers import Peers
 from pbft.authentication import Identity
 from pbft.genesis import Cluster
@@ -110,12 +116,12 @@ async def serve(
     loop.set_exception_handler(on_loop_error)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
-    while await _serve_epoch(config, version, read, stopped=stopped):
-        config = in_present_epoch(config)
-        _, cluster = read_cluster(config.cluster_file)
-        words = " ".join(fingerprint_words(cluster.id))
-        _log.warning("epoch %d begins after %d: %s", cluster.epoch, cluster.begins_after, words)
-    _log.info("stopping")
+    with contextlib.closing(_Port(config)) as port:
+        while await _serve_epoch(config, version, read, stopped=stopped, port=port):
+            config = in_present_epoch(config)
+            _, cluster = read_cluster(config.cluster_file)
+            words = " ".join(fingerprint_words(cluster.id))
+            _log.warning("epoch %d begins after %d: %s", cluster.epoch, cluster.begins_after, words)
 
 
 async def _serve_epoch(
@@ -124,19 +130,25 @@ async def _serve_epoch(
     read: Callable[[], ClientConfig] | None,
     *,
     stopped: asyncio.Event,
+    port: "_Port",
 ) -> bool:
     """Run the gateway until it is told to stop, or the next epoch is to begin; whether it is."""
     over = asyncio.Event()
-    async with running_gateway(config, version, read, on_over=over.set) as gateway:
+    async with running_gateway(config, version, read, on_over=over.set, port=port) as gateway:
         assert gateway.task is not None, "a running gateway has its task"
         waiting = [asyncio.create_task(event.wait()) for event in (stopped, over)]
         await asyncio.wait([*waiting, gateway.task], return_when=asyncio.FIRST_COMPLETED)
         for task in waiting:
             task.cancel()
+        is_over = over.is_set() and not stopped.is_set() and not gateway.task.done()
+        if not is_over:
+            # nobody is to wait for one that ends
+            port.close()
+            _log.info("stopping")
         if gateway.task.done():
             # A fault of our own: say it, rather than go on in a state nobody has thought of.
             gateway.task.result()
-    return over.is_set() and not stopped.is_set()
+    return is_over
 
 
 @contextlib.asynccontextmanager
@@ -146,10 +158,12 @@ async def running_gateway(
     read: Callable[[], ClientConfig] | None = None,
     *,
     on_over: Callable[[], None] = lambda: None,
+    port: "_Port | None" = None,
 ) -> AsyncIterator[Gateway]:
     """The whole gateway, listening; it is closed in order when the block is left.
 
-    read: as for `serve`. on_over: called when the next epoch is to begin.
+    read: as for `serve`. on_over: called when the next epoch is to begin. port: stays open
+    when the gateway is closed; None: nothing does.
     """
     member = read_member(config)
     check_secrets(config.notify, config.file)
@@ -218,7 +232,7 @@ async def running_gateway(
         listener = LimitedListener(make_application(site, metrics, people))
         stack.push_async_callback(gateway.close)
         stack.push_async_callback(listener.end)
-        await listen(listener, config)
+        await listen(listener, config, port)
         _warn(config)
         gateway.start(links)
         reporter.start()
@@ -397,10 +411,12 @@ def _reading_middlewares(
     return [people.send_to_login, asking]
 
 
-async def listen(listener: LimitedListener, config: ClientConfig) -> None:
-    """Open the port. Raises AddressInUse."""
+async def listen(
+    listener: LimitedListener, config: ClientConfig, port: "_Port | None" = None
+) -> None:
+    """Open the port, or go on with that one. Raises AddressInUse."""
     try:
-        await listener.open(config.listen)
+        await listener.open(config.listen, () if port is None else await port.open())
     except OSError as error:
         is_taken = error.errno == errno.EADDRINUSE
         why = "is in use" if is_taken else f"cannot be used ({error})"
@@ -408,6 +424,29 @@ async def listen(listener: LimitedListener, config: ClientConfig) -> None:
             f"{config.file}: listen: {config.listen} {why}; "
             "stop what uses this port, or choose another one"
         ) from error
+
+
+class _Port:
+    """Where the gateway listens, open from one epoch to the next.
+
+    A forge may deliver a webhook once and never again. One that comes while the gateway goes over
+    waits until it listens again.
+    """
+
+    def __init__(self, config: ClientConfig) -> None:
+        self._listen = config.listen
+        self._sockets: tuple[socket.socket, ...] = ()
+
+    async def open(self) -> tuple[socket.socket, ...]:
+        """The sockets, which are opened once. Raises OSError."""
+        if not self._sockets:
+            self._sockets = await listening_sockets(self._listen)
+        return self._sockets
+
+    def close(self) -> None:
+        """Close them; it may be done twice."""
+        for each in self._sockets:
+            each.close()
 
 
 def keep_rules(config: ClientConfig) -> KeepRules:

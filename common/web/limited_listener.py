@@ -19,6 +19,7 @@ import logging
 import resource
 import socket
 from collections import Counter, OrderedDict
+from collections.abc import Sequence
 from typing import NamedTuple, cast
 from urllib.parse import urlsplit
 
@@ -106,7 +107,7 @@ class LimitedListener:
         )
         self._limits = limits or Limits()
         self.tls = tls
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
         self._acceptor: TlsAcceptor | None = None
         self._sockets: tuple[socket.socket, ...] = ()
         self._told_at = -TOLD_SECONDS
@@ -121,13 +122,17 @@ class LimitedListener:
         self.refused = 0
         self.sent_away = 0
 
-    async def open(self, listen: Address) -> None:
-        """Start the application, and listen at that address. Raises OSError."""
+    async def open(self, listen: Address, held: Sequence[socket.socket] = ()) -> None:
+        """Start the application, and listen at that address. Raises OSError.
+
+        held: sockets that listen there already (`listening_sockets`), without TLS. They stay open
+        when this listener ends: whoever connects before the next one waits in their backlog.
+        """
         _allow_open_files(self._limits.connections_max + OTHER_FILES_MAX)
         for runner in self._runners:
             await runner.setup()
         if self.tls is not None:
-            self._sockets = await _listening_sockets(listen)
+            self._sockets = await listening_sockets(listen)
             self._acceptor = TlsAcceptor(
                 self.tls.listening,
                 lambda: _Connection(self),
@@ -136,14 +141,24 @@ class LimitedListener:
             self._acceptor.start(self._sockets)
             return
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(
-            lambda: _Connection(self),
-            listen.host,
-            listen.port,
-            backlog=BACKLOG,
-            reuse_address=True,
-        )
-        self._sockets = tuple(self._server.sockets)
+        if held:
+            self._servers = [
+                await loop.create_server(
+                    lambda: _Connection(self), sock=each.dup(), backlog=BACKLOG
+                )
+                for each in held
+            ]
+        else:
+            self._servers = [
+                await loop.create_server(
+                    lambda: _Connection(self),
+                    listen.host,
+                    listen.port,
+                    backlog=BACKLOG,
+                    reuse_address=True,
+                )
+            ]
+        self._sockets = tuple(each for server in self._servers for each in server.sockets)
 
     @property
     def sockets(self) -> tuple[socket.socket, ...]:
@@ -167,8 +182,8 @@ class LimitedListener:
 
     def close(self) -> None:
         """Accept no more connections; those that are open stay."""
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
         if self._acceptor is not None:
             self._acceptor.stop()
 
@@ -509,7 +524,7 @@ def _is_number(host: str) -> bool:
     return True
 
 
-async def _listening_sockets(listen: Address) -> tuple[socket.socket, ...]:
+async def listening_sockets(listen: Address) -> tuple[socket.socket, ...]:
     """At all addresses of that host, as asyncio's servers do. Raises OSError."""
     found = await asyncio.get_running_loop().getaddrinfo(
         listen.host, listen.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

@@ -12,6 +12,7 @@ from common.web.limited_listener import (
     Limits,
     give_own_place,
     is_this_machine,
+    listening_sockets,
     own_names,
     refuse_foreign_pages,
 )
@@ -274,3 +275,26 @@ def test_loopback_is_told_from_elsewhere() -> None:
     assert is_this_machine("::1")
     assert not is_this_machine("192.0.2.1")
     assert not is_this_machine("")
+
+
+async def test_who_connects_between_two_listeners_waits_for_the_second() -> None:
+    """The sockets are held: a port that was closed for a moment would refuse."""
+
+    async def say(request: web.Request) -> web.Response:
+        return web.Response(text="second")
+
+    address = Address("127.0.0.1", 0)
+    (held,) = await listening_sockets(address)
+    with held:
+        first = LimitedListener(web.Application())
+        await first.open(address, [held])
+        await first.end()
+        reader, writer = await asyncio.open_connection(*held.getsockname()[:2])
+        writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        app = web.Application()
+        app.router.add_get("/", say)
+        second = LimitedListener(app)
+        await second.open(address, [held])
+        assert (await asyncio.wait_for(reader.read(), 60)).endswith(b"second")
+        writer.close()
+        await second.end()
