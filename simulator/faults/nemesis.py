@@ -51,6 +51,7 @@ class Nemesis:
         # Whose disks may be damaged now, and whether they have found out; whose ever were.
         self._losing: dict[str, bool] = {}
         self.damaged: dict[str, None] = {}
+        self._leaving: dict[str, None] = {}
         # who is away until the next epoch has begun
         self.away: dict[str, None] = {}
         self._end_crashes = dict.fromkeys(processes, plan.end_crashes)
@@ -78,6 +79,7 @@ class Nemesis:
             self._later(self._disk_chance, 5.0, self._rot, name)
         for name in wiped:
             self._later(self._disk_chance, 5.0, self._wipe, name)
+        self._leaving = dict.fromkeys(away)
         for name in away:
             self._scheduler.after(self._end_chance.exponential(1.0), self._take_away, name)
         if plan.clock_skew:
@@ -88,6 +90,8 @@ class Nemesis:
         """Faults are over: whole links, running processes, disks that take writes."""
         self._is_over = True
         self._trace.event("the faults are over")
+        for name in self._leaving:
+            self._take_away(name)
         self._network.mend([(a, b) for a in self._members for b in self._members if a != b])
         for process in self._processes.values():
             process.disk.refuses = False
@@ -164,6 +168,8 @@ class Nemesis:
             process.boot()
 
     def _take_away(self, name: str) -> None:
+        if name in self.away:
+            return
         self._count("away for a change of members")
         self._trace.event(f"{name} is away from now on")
         self.away[name] = None
