@@ -187,6 +187,8 @@ def _later(config: NodeConfig) -> NodeConfig | None:
     if not (file.exists() and (folder / BEGIN_NAME).exists()):
         return None
     cluster_config, cluster = read_cluster(config.cluster_file)
+    if folder != epoch_folder(config.data_directory, cluster.epoch + 1):
+        return _later(config)  # an operator has replaced the file meanwhile
     check_confirmed(config, cluster_config, cluster)
     try:
         link = decode_link((folder / LINK_NAME).read_bytes())
