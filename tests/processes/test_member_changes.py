@@ -2,7 +2,8 @@
 
 Nodes are killed -9 from the decision until they have gone over, the first one in each way that it
 may: before it has the end, and while it makes the next epoch's folder. node3 is away for the whole
-first change. Webhooks come all the time.
+first change. In the seven, node6 signs two things for one place; of the last four, node5 lies about
+what it built. Webhooks come all the time.
 """
 
 import json
@@ -114,6 +115,11 @@ def decide(
     assert "the change is made" in approved.output, approved
 
 
+def misbehaves(network: Network, name: str, kind: str) -> None:
+    """From its next start on."""
+    network.rewrite(name, lambda settings: settings.update(fault_injection=kind))
+
+
 def kill_around_the_end(network: Network, name: str, epoch: int) -> None:
     """kill -9 on the way to the end, and once the next epoch's folder is being made."""
     network.kill(name)
@@ -206,6 +212,7 @@ def change_twice(network: Network, folder: Path, posted: Posted) -> list[Path]:
     network.kill("node3")
     for name in NEW:
         add_node(network, name)
+    misbehaves(network, "node6", "equivocating")
     staying = OLD[:3]
     decide(
         network,
@@ -237,6 +244,9 @@ def change_twice(network: Network, folder: Path, posted: Posted) -> list[Path]:
         assert network.status(name)["status"] == "ended"
         network.stop(name)
         network.remove(name)
+    network.stop("node5")
+    misbehaves(network, "node5", "lying")
+    network.start("node5")
     use(network, network.data_directory("node0") / "epoch-2")
     return [*envelopes, attested(network, folder, posted, 2)]
 
@@ -249,3 +259,4 @@ def check(network: Network, posted: Posted, epochs: int) -> None:
         for entry in verdict_entries(network.settle(seconds=VERDICT_SECONDS))
     ]
     assert {verdict.epoch for verdict in verdicts} == set(range(epochs))
+    assert network.status("node5")["fault_injection"] == "lying"
