@@ -2,8 +2,9 @@
 
 The rule (`may_go_over`): a replica says no more in its epoch once it has gone over. So it waits
 until `strong` replicas are seen to have the end, and for a while for the rest, which may still
-fetch it. What is seen of others decides when, never what: the end, the state and the next members
-are this replica's own, proved by `strong` CHECKPOINTs.
+fetch it. A replica that lacks ledger entries waits for them, too (`may_leave_ledger`): members that
+leave may be all that have them. What is seen of others decides when, never what: the end, the state
+and the next members are this replica's own, proved by `strong` CHECKPOINTs.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ import aiohttp
 import msgspec
 
 from common.configuration.config import ConfigError, NodeConfig
+from common.english import counted
 from common.links.members import replicas_for
 from common.membership.epochs import Following, next_file, read_seat_key
 from common.web.bounded_http import AnswerBounds, HttpRequest, NoAnswer, ask, bounded_session
@@ -29,6 +31,8 @@ LOOK_SECONDS = 0.5
 # Ten rounds of STATUS, in which a replica that lacks the end asks for it and gets it. Whoever is
 # down costs the others this much.
 LAGGARD_SECONDS = 10.0
+# So long after the last entry came: then nobody in the old epoch has more to give.
+LEDGER_SECONDS = 60.0
 STATUS_BOUNDS = AnswerBounds(bytes_max=64 * 1024, timeout_seconds=2.0)
 
 _log = logging.getLogger(__name__)
@@ -39,6 +43,7 @@ class _Status(msgspec.Struct, frozen=True):
 
     # 64 hexadecimal digits
     cluster: str
+    ledger_missing: int = 0
 
 
 def may_go_over(
@@ -61,6 +66,18 @@ def may_go_over(
     return len(have_end) == before.quorums.replicas or waited_seconds >= LAGGARD_SECONDS
 
 
+def may_leave_ledger(
+    following: Cluster, *, missing: int, whole: Set[str], waited_seconds: float
+) -> bool:
+    """Whether a replica need not wait for the ledger entries that it lacks.
+
+    missing: how many. whole: the replicas in the next epoch that say that they lack none; of f+1
+    one tells the truth and gives them there. waited_seconds: since an entry came.
+    """
+    are_there = len(whole & set(following.replica_names)) >= following.quorums.weak
+    return missing == 0 or are_there or waited_seconds >= LEDGER_SECONDS
+
+
 class GoingOver:
     """Waits for the end of one epoch, and for what the next one needs."""
 
@@ -71,6 +88,8 @@ class GoingOver:
         self._config = config
         self._runtime = runtime
         self._sealed_at: float | None = None
+        # how many ledger entries were missing when last looked at, and since when it is so many
+        self._missing = (0, 0.0)
         self._told: str | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -126,7 +145,8 @@ class GoingOver:
             return self._wait(
                 f"epoch {core.cluster.epoch} has ended, and the next one cannot begin here: {error}"
             )
-        begun = await _begun(session, peers, cluster)
+        said = await _begun(session, peers, cluster)
+        begun = frozenset(said)
         sealed = _sealed(core)
         waited_seconds = now - self._sealed_at
         if not may_go_over(
@@ -134,6 +154,17 @@ class GoingOver:
         ):
             missing = ", ".join(sorted(set(core.cluster.replica_names) - sealed - begun))
             return self._wait(f"epoch {core.cluster.epoch} has ended; not seen yet: {missing}")
+        lacking = self._runtime.store.ledger.missing()
+        if lacking != self._missing[0]:
+            self._missing = (lacking, now)
+        whole = frozenset(peer for peer, status in said.items() if not status.ledger_missing)
+        if not may_leave_ledger(
+            cluster, missing=lacking, whole=whole, waited_seconds=now - self._missing[1]
+        ):
+            return self._wait(
+                f"epoch {core.cluster.epoch} has ended; this replica lacks"
+                f" {counted(lacking, 'ledger entry', 'ledger entries')}, and fetches them first"
+            )
         self.following = following
         return True
 
@@ -161,21 +192,22 @@ def _sealed(core: Core) -> frozenset[str]:
 
 async def _begun(
     session: aiohttp.ClientSession, peers: Peers, following: Cluster
-) -> frozenset[str]:
-    """Which of these say that they are in the next epoch."""
+) -> dict[str, _Status]:
+    """What those of these say that are in the next epoch."""
     names = sorted(peers)
     found = await asyncio.gather(
-        *(_is_in(session, peers, name, following=following) for name in names)
+        *(_status_in(session, peers, name, following=following) for name in names)
     )
-    return frozenset(name for name, is_in in zip(names, found, strict=True) if is_in)
+    return {name: said for name, said in zip(names, found, strict=True) if said is not None}
 
 
-async def _is_in(
+async def _status_in(
     session: aiohttp.ClientSession, peers: Peers, name: str, *, following: Cluster
-) -> bool:
+) -> _Status | None:
     request = peers.request(name, HttpRequest(url="/pbft/status"))
     try:
         answer = await ask(session, request, STATUS_BOUNDS)
-        return msgspec.json.decode(answer.data, type=_Status).cluster == following.id.hex()
+        said = msgspec.json.decode(answer.data, type=_Status)
     except (NoAnswer, msgspec.MsgspecError, UnicodeDecodeError):
-        return False
+        return None
+    return said if said.cluster == following.id.hex() else None

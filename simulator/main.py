@@ -4,6 +4,7 @@
     python -m simulator gate               python -m simulator shrink SEED
     python -m simulator cover
     python -m simulator replay SEED [--replicas 4 | --directed | --parameters FILE]
+    python -m simulator run --changes      the members of each run change
     python -m simulator hash --first 1 --seeds 10
     python -m simulator transcripts tests/simulator/campaigns/transcripts
     python -m simulator twins --views 3    python -m simulator byzzfuzz --first 1 --seeds 1000
@@ -36,7 +37,7 @@ from simulator.campaigns.shrink import shrink
 from simulator.campaigns.simulation import Result, Simulation
 from simulator.campaigns.source_commit import source_commit
 from simulator.campaigns.transcripts import write_all
-from simulator.faults.parameters import decode_parameters, draw, encode_parameters
+from simulator.faults.parameters import decode_parameters, encode_parameters
 from simulator.lab import lab_commands
 from simulator.world import coverage_goals
 from simulator.world.violation import Violation
@@ -79,6 +80,9 @@ def main(arguments: Sequence[str]) -> int:
     )
     for command in (run, replay, smaller):
         command.add_argument("--replicas", type=int, default=None)
+        command.add_argument(
+            "--changes", action="store_true", help="the members change in each run, mostly twice"
+        )
     texts = commands.add_parser("transcripts", help="write the readable transcripts")
     texts.add_argument("folder", type=Path)
     faster = commands.add_parser("compile", help="write a copy that runs faster (takes minutes)")
@@ -115,6 +119,7 @@ def _run(parsed: argparse.Namespace) -> int:
     summary = run_seeds(
         seeds,
         replicas=parsed.replicas,
+        changes_members=parsed.changes,
         processes=parsed.processes,
         on_progress=lambda done: _show(done, parsed.seeds),
         stop_at_failure=parsed.stop,
@@ -241,7 +246,8 @@ def _hash(parsed: argparse.Namespace) -> int:
 
 
 def _replay(parsed: argparse.Namespace) -> int:
-    parameters = Task(parsed.seed, parsed.replicas, parsed.directed).parameters
+    task = Task(parsed.seed, parsed.replicas, parsed.directed, parsed.changes)
+    parameters = task.parameters
     if parsed.parameters is not None:
         try:
             parameters = decode_parameters(parsed.parameters.read_bytes())
@@ -263,7 +269,7 @@ def _replay(parsed: argparse.Namespace) -> int:
 
 def _shrink(parsed: argparse.Namespace) -> int:
     shrunk = shrink(
-        draw(parsed.seed, parsed.replicas),
+        Task(parsed.seed, parsed.replicas, changes_members=parsed.changes).parameters,
         on_step=lambda smaller, runs: print(f"after {runs} runs: {smaller}", file=sys.stderr),
     )
     if shrunk is None:

@@ -166,6 +166,8 @@ def _later(config: Config) -> Config | None:
         # Of a person whose command reads the configuration, and may not see the service's data.
         return None
     cluster_config, cluster = read_cluster(config.cluster_file)
+    if folder != epoch_folder(config.data_directory, cluster.epoch + 1):
+        return _later(config)  # an operator has replaced the file meanwhile
     check_confirmed(config, cluster_config, cluster)
     try:
         with (folder / LINK_NAME).open("rb") as stream:

@@ -8,7 +8,7 @@ import msgspec
 
 from simulator.campaigns.directed import directed
 from simulator.campaigns.simulation import Result, Simulation
-from simulator.faults.parameters import Parameters, draw
+from simulator.faults.parameters import Parameters, draw, draw_change
 from simulator.world.signatures import Oracle, SignaturesMaker
 from simulator.world.violation import Violation
 
@@ -22,10 +22,12 @@ class Failure(msgspec.Struct, frozen=True):
     invariant: str
     details: str
     is_directed: bool = False
+    changes_members: bool = False
 
     def __str__(self) -> str:
         size = "" if self.replicas is None else f" --replicas {self.replicas}"
         kind = " --directed" if self.is_directed else ""
+        kind += " --changes" if self.changes_members else ""
         return (
             f"seed {self.seed}, step {self.step}: invariant {self.invariant}: {self.details}\n"
             f"  python -m simulator replay {self.seed}{size}{kind}"
@@ -33,16 +35,23 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 class Task(msgspec.Struct, frozen=True):
-    """One run: what is drawn from a seed, for this many replicas (None: drawn too), or directed."""
+    """One run: what is drawn from a seed, for this many replicas (None: drawn too), or directed.
+
+    changes_members: the members change in it, which they seldom do else.
+    """
 
     seed: int
     replicas: int | None = None
     is_directed: bool = False
+    changes_members: bool = False
 
     @property
     def parameters(self) -> Parameters:
         """All that the run is made of."""
-        return directed(self.seed) if self.is_directed else draw(self.seed, self.replicas)
+        if self.is_directed:
+            return directed(self.seed)
+        draws = draw_change if self.changes_members else draw
+        return draws(self.seed, self.replicas)
 
 
 # What `scripts/campaign.sh` runs: (first seed, seeds, replicas), and so many directed ones.
@@ -133,20 +142,29 @@ def run_task(task: Task, signatures: SignaturesMaker = Oracle) -> Result | Failu
         return Simulation(task.parameters, signatures=signatures).run()
     except Violation as violation:
         step, invariant, details = violation.step, violation.invariant, violation.details
-        return Failure(task.seed, task.replicas, step, invariant, details, task.is_directed)
+        return Failure(
+            task.seed,
+            task.replicas,
+            step,
+            invariant,
+            details,
+            task.is_directed,
+            task.changes_members,
+        )
 
 
 def run_seeds(
     seeds: Iterable[int],
     *,
     replicas: int | None = None,
+    changes_members: bool = False,
     processes: int = 1,
     on_progress: Callable[[Summary], None] = lambda summary: None,
     stop_at_failure: bool = False,
 ) -> Summary:
     """Run all of these seeds. on_progress is called after each."""
     return run_tasks(
-        [Task(seed, replicas) for seed in seeds],
+        [Task(seed, replicas, changes_members=changes_members) for seed in seeds],
         processes=processes,
         on_progress=on_progress,
         stop_at_failure=stop_at_failure,

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from ci.limits import ALL
 from pbft.recovery import are_nulls_owed
+from simulator.faults.nemesis import SPLIT_SECONDS_MAX
 from simulator.faults.parameters import Parameters
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def bound_seconds(parameters: Parameters) -> float:
     asked = (parameters.gateways + 2 * parameters.cheats) * parameters.workload.requests
     # Each operator may approve what one of them proposes.
     operated = parameters.limit_operations * (3 + parameters.replicas)
-    if parameters.changes_members:
+    if parameters.next_sizes:
         # what operators ask, and null requests up to the end
         operated += 6 * (parameters.replicas + 1)
         operated += parameters.window + 2 * parameters.checkpoint_interval
@@ -61,6 +62,8 @@ def bound_seconds(parameters: Parameters) -> float:
     work = numbers / 2 * order_seconds * failed_views
     # The primary keeps ballots before and after the one that settles a build.
     work += 2 * asked * parameters.workload.builds * parameters.batch_delay_seconds
+    if parameters.next_sizes:
+        work += _end_seconds(parameters)
     ends = parameters.builds.seconds_max + 2 * parameters.deadline_seconds
     if parameters.executors != ALL or operated:
         # Those that stand by begin when nothing came for so long, and then take a build's time;
@@ -68,6 +71,15 @@ def bound_seconds(parameters: Parameters) -> float:
         longest = math.ceil(parameters.builds.seconds_max)
         ends += longest + parameters.stand_by_seconds + longest
     return SETTLING_SECONDS + timeouts + ends + work
+
+
+def _end_seconds(parameters: Parameters) -> float:
+    """What goes wrong at the end of an epoch, though the faults are over: the partition, kills with
+    their restarts, and the views that fail meanwhile."""
+    plan, most = parameters.plan, TIMEOUT_DOUBLINGS_CAP * parameters.view_change_seconds
+    kills = plan.end_crashes * parameters.replicas
+    split_seconds = SPLIT_SECONDS_MAX + most if plan.end_partition else 0.0
+    return split_seconds + kills * plan.down_seconds + (most if kills else 0.0)
 
 
 class Liveness:
@@ -78,6 +90,7 @@ class Liveness:
         self._violate = simulation.world.violate
         parameters = simulation.parameters
         out = [simulation.names[index] for index in parameters.left_out]
+        out += simulation.nemesis.away
         self._core = [n for n in (*simulation.correct, *simulation.forgetful) if n not in out]
         self.bound_seconds = bound_seconds(parameters)
         self._views_before = self._highest_view()
@@ -111,13 +124,16 @@ class Liveness:
             and parameters.healed_delay_seconds < 0.05
             and parameters.processes.slow_syncs == 0
             and parameters.processes.turn_seconds < 0.01
+            and not parameters.plan.end_crashes
+            and not parameters.plan.end_partition
+            and not parameters.away
         )
         if is_calm and views > faults_max + 2:
             self._violate("34 no storm", f"{views} views after the faults were over")
         events = simulation.scheduler.events - self._events_before
         seconds = simulation.scheduler.seconds - self._time_before
         events_max = EVENTS_PER_SECOND_MAX * max(1.0, seconds)
-        if parameters.changes_members:
+        if parameters.next_sizes:
             # null requests up to the end of the epoch, in a hurry
             owed = parameters.window + parameters.checkpoint_interval
             events_max += 2 * owed * parameters.replicas**2

@@ -139,6 +139,8 @@ def _smaller(parameters: Parameters) -> Iterator[Parameters]:
         "wiped": (),
         "left_out": (),
         "newer": (),
+        "away": (),
+        "begin_seconds": 0.0,
         "cheats": 0,
         "is_deep": False,
         "replicas": 4,
@@ -149,6 +151,8 @@ def _smaller(parameters: Parameters) -> Iterator[Parameters]:
         if field == "replicas" and any(index >= 4 for index in parameters.faulty):
             continue
         yield replace(parameters, **{field: value})
+    for sizes in {(), parameters.next_sizes[:-1]} - {parameters.next_sizes}:
+        yield replace(parameters, next_sizes=sizes)
     yield from _without_one_way(parameters)
     for field in ("links", "plan", "processes", "builds"):
         part = getattr(parameters, field)

@@ -30,6 +30,7 @@ from simulator.faults.floods import Targets
 from simulator.faults.nemesis import Nemesis
 from simulator.faults.parameters import Parameters, next_parameters
 from simulator.faults.rushing import RushingForger
+from simulator.faults.thief import RetiredKey, Thief
 from simulator.faults.version_skew import newer_words
 from simulator.machine.ledger import PAGE_ENTRIES
 from simulator.machine.process import Process
@@ -48,6 +49,10 @@ from simulator.world.signatures import Oracle, Signatures, SignaturesMaker
 from simulator.world.world import World
 
 OPERATOR = "operator"
+# How the names of replicas begin that come in epoch 0, 1, 2 ...
+NAME_PREFIXES = "rstuvw"
+# Who stays has a new key so often.
+RENEWED_SHARE = 0.2
 # Of one epoch, so many messages come again in the next.
 WORDS_MAX = 1000
 # Every replica says something to every other one every second.
@@ -84,6 +89,11 @@ class Succession(msgspec.Struct, frozen=True):
     words: tuple[tuple[str, Envelope], ...]
     # builds that were not decided, by the gateway that asked for them
     unfinished: tuple[tuple[str, SubmitBuild], ...]
+    # replica -> the entries of the ledger that it has; who is not here has none
+    ledgers: dict[str, tuple[Entry, ...]] = {}
+    # of all epochs so far
+    retired_keys: tuple[RetiredKey, ...] = ()
+    clusters: tuple[Cluster, ...] = ()
 
 
 class Simulation:
@@ -109,7 +119,7 @@ class Simulation:
         self.trace = Trace(self.scheduler, tell)
         seed = parameters.seed
         self.names = (
-            tuple(f"r{index}" for index in range(parameters.replicas))
+            tuple(f"{NAME_PREFIXES[0]}{index}" for index in range(parameters.replicas))
             if begins is None
             else begins.cluster.replica_names
         )
@@ -127,7 +137,8 @@ class Simulation:
             self.signatures = begins.signatures.later(self.scheduler)
             self.cluster = begins.cluster
         # of the next epoch, without ancestry
-        self._following = self._next_members() if parameters.changes_members else None
+        self._later_signatures = self.signatures
+        self._following = self._next_members() if parameters.next_sizes else None
         self._words: collections.deque[tuple[str, Envelope]] = collections.deque(maxlen=WORDS_MAX)
         # Whose disk was damaged where that may not be noticed.
         self.forgetful: dict[str, None] = {}
@@ -137,6 +148,7 @@ class Simulation:
         self.correct = dict.fromkeys(name for name in self.names if name not in lawless)
         self.goals = CoverageGoals()
         self.truth = BuildTruth(seed, parameters.builds)
+        self.authenticator = SharedAuthenticator(self.cluster, self.signatures.verify)
         self.world = self._world()
         self.limits_checker = LimitsChecker(self.world)
         self.builds = BuildChecker(
@@ -181,6 +193,14 @@ class Simulation:
             name: newer_words(name, self.cluster, self.signatures.signer(name))
             for name in map(self.names.__getitem__, parameters.newer)
         }
+        self.thief = Thief(
+            self.world,
+            () if begins is None else begins.retired_keys,
+            () if begins is None else begins.clusters,
+            reader=self.reader,
+            authenticator=self.authenticator,
+            deliver=self._deliver,
+        )
         self.event_counts: dict[str, int] = {}
         self.extra_faults: dict[str, int] = {}
         self.ledger_entries_fetched = 0
@@ -206,10 +226,12 @@ class Simulation:
             limits, executors=parameters.executors, build_seconds_max=longest
         )
 
-    def _genesis(self, parameters: Parameters, names: tuple[str, ...]) -> Genesis:
+    def _genesis(
+        self, parameters: Parameters, names: tuple[str, ...], signatures: Signatures | None = None
+    ) -> Genesis:
         """With replicas of these names, the clients of this run, and the rules of these
-        parameters."""
-        key = self.signatures.public_key
+        parameters. signatures: whose keys these are, if not those of now."""
+        key = (signatures or self.signatures).public_key
         roles = operator_roles(names) if parameters.limit_operations else {}
         others = (name for name in self.gateway_names if name not in self.operator_roles)
         return Genesis(
@@ -226,17 +248,22 @@ class Simulation:
         )
 
     def _next_members(self) -> Cluster:
-        """Some stay and others come; the order may be another one."""
+        """Some stay, some with another key, and others come; the order may be another one."""
         chance = stream(self.parameters.seed, "the next members")
         parameters = next_parameters(self.parameters)
         staying = [name for name in self.names if chance.happens(0.7)][: parameters.replicas]
-        coming = [f"s{number}" for number in range(parameters.replicas - len(staying))]
+        prefix = NAME_PREFIXES[self.cluster.epoch + 1]
+        coming = [f"{prefix}{number}" for number in range(parameters.replicas - len(staying))]
         names = (*staying, *coming)
         if chance.happens(0.3):
             names = names[::-1]
-        following = Cluster(self._genesis(parameters, names))
-        if following.id == self.cluster.id:
-            return Cluster(self._genesis(parameters, (*names[1:], "s0")))
+        keys = stream(self.parameters.seed, "keys of the next members")
+        renewed = keys.some(sorted(staying), RENEWED_SHARE)
+        self._later_signatures = self.signatures.renewed(renewed)
+        following = Cluster(self._genesis(parameters, names, self._later_signatures))
+        if following.configuration == self.cluster.configuration:
+            names = (*names[1:], f"{prefix}0")
+            return Cluster(self._genesis(parameters, names, self._later_signatures))
         return following
 
     def _operators(self) -> LimitOperators:
@@ -285,7 +312,7 @@ class Simulation:
             scheduler=self.scheduler,
             trace=self.trace,
             signatures=self.signatures,
-            authenticator=SharedAuthenticator(self.cluster, self.signatures.verify),
+            authenticator=self.authenticator,
             truth=self.truth,
             faults=self.parameters.processes,
             record=self.record,
@@ -293,6 +320,7 @@ class Simulation:
             stand_by_seconds=self.parameters.stand_by_seconds,
             begin=None if self._begins is None else self._begins.parts,
             begin_entries=() if self._begins is None else self._begins.entries,
+            begin_ledgers={} if self._begins is None else self._begins.ledgers,
         )
 
     def _process(self, name: str) -> Process:
@@ -331,8 +359,7 @@ class Simulation:
     def run(self) -> Result:
         """Safety mode, then liveness mode. Raises Violation."""
         parameters = self.parameters
-        for process in self.processes.values():
-            process.boot()
+        self._boot_all()
         for gateway in self.gateways.values():
             if gateway.name != OPERATOR and gateway.name not in self.operator_roles:
                 gateway.plan(parameters.workload)
@@ -347,14 +374,27 @@ class Simulation:
         self.nemesis.start(
             [self.names[index] for index in parameters.rotten],
             [self.names[index] for index in parameters.wiped],
+            [self.names[index] for index in parameters.away],
         )
         self.adversary.start(parameters.adaptive, self._process)
+        self.thief.start()
         self._run_until(int(parameters.safety_seconds * SECOND))
         self._run_healed()
+        self.thief.check()
         # the approvals may all have come before the proposal, which then waits for ever
         if self._following is None or self.checkers.end.end is None:
             return self._result()
         return self._with_next(self._following)
+
+    def _boot_all(self) -> None:
+        """At once, or in a later epoch as each replica comes to it."""
+        begins = stream(self.parameters.seed, "when each replica begins")
+        for process in self.processes.values():
+            if self.parameters.begin_seconds and begins.happens(0.5):
+                seconds = begins.exponential(self.parameters.begin_seconds)
+                self.scheduler.after(seconds, self.nemesis.boot_late, process)
+            else:
+                process.boot()
 
     def _member_operators(self, following: Cluster) -> MemberOperators:
         return MemberOperators(
@@ -363,7 +403,7 @@ class Simulation:
             scheduler=self.scheduler,
             chance=stream(self.parameters.seed, "operators who change members"),
             clients={name: self.gateways[name] for name in self.operator_roles},
-            signatures=self.signatures,
+            signatures=self._later_signatures,
         )
 
     def _with_next(self, following: Cluster) -> Result:
@@ -380,12 +420,14 @@ class Simulation:
             for asked in gateway.unfinished.values():
                 if isinstance(asked.operation, SubmitBuild):
                     self.goals.hit("a build goes over to the next epoch")
+        earlier_keys = () if self._begins is None else self._begins.retired_keys
+        earlier_clusters = () if self._begins is None else self._begins.clusters
         succession = Succession(
             self.cluster.succeeded_by(following.genesis, core.low, state_digest(parts)),
             parts,
             tuple(self.checkers.history.ledger),
             self.builds,
-            self.signatures,
+            self._later_signatures,
             tuple(self._words),
             tuple(
                 (gateway.name, asked.operation)
@@ -393,10 +435,59 @@ class Simulation:
                 for asked in gateway.unfinished.values()
                 if isinstance(asked.operation, SubmitBuild)
             ),
+            self._ledgers_of(following, next_parameters(self.parameters)),
+            (*earlier_keys, *self._retired_keys(following)),
+            (*earlier_clusters, self.cluster),
         )
         parameters = next_parameters(self.parameters)
-        later = Simulation(parameters, tell=self._tell, begins=succession).run()
-        return _together(self._result(), later)
+        later = Simulation(
+            parameters,
+            tell=self._tell,
+            keeps_faults=self.record.is_kept,
+            begins=succession,
+        )
+        try:
+            ended = later.run()
+        finally:
+            self.record.injected += later.record.injected
+        return _together(self._result(), ended)
+
+    def _ledgers_of(
+        self, following: Cluster, parameters: Parameters
+    ) -> dict[str, tuple[Entry, ...]]:
+        """What each replica that stays has of the ledger; whoever comes has nothing.
+
+        One that follows the rules then has all of it: a person copies it if only liars would.
+        """
+        whole = tuple(self.checkers.history.ledger)
+        found: dict[str, tuple[Entry, ...]] = {}
+        for name in following.replica_names:
+            process = self.processes.get(name)
+            if process is None:
+                continue
+            entries = process.disk.ledger.entries
+            shared = 0
+            while shared < len(whole) and entries.get(shared + 1) == whole[shared]:
+                shared += 1
+            found[name] = whole[:shared]
+        honest = [
+            name
+            for index, name in enumerate(following.replica_names)
+            if index not in (*parameters.faulty, *parameters.away)
+        ]
+        if not any(found.get(name) == whole for name in honest):
+            found[honest[0]] = whole
+        if any(found.get(name) != whole for name in following.replica_names):
+            self.goals.hit("a replica begins an epoch without the whole ledger")
+        return found
+
+    def _retired_keys(self, following: Cluster) -> list[RetiredKey]:
+        present = {member.public_key for member in following.genesis.replicas}
+        return [
+            RetiredKey(name, self.signatures.key_name(name))
+            for name in self.names
+            if self.signatures.public_key(name) not in present
+        ]
 
     def _begin_with(self, begins: Succession) -> None:
         """Ask again for what was not decided, and have old messages come once more."""
@@ -434,7 +525,9 @@ class Simulation:
         self.adversary.heal()
         left_out = [self.names[index] for index in parameters.left_out]
         self.nemesis.cut_off(left_out, parameters.left_out_one_way)
-        others = tuple(name for name in self.correct if name not in left_out)
+        others = tuple(
+            name for name in self.correct if name not in left_out and name not in self.nemesis.away
+        )
         self._converge()
         while self.nemesis.damage_another(others):
             self._converge()
@@ -453,6 +546,8 @@ class Simulation:
             **self.adversary.counts,
             **self.extra_faults,
         }
+        if self.thief.count:
+            faults["stolen key"] = self.thief.count
         if self.ledger_entries_fetched:
             faults["ledger entries fetched"] = self.ledger_entries_fetched
         refused = sum(process.saves_failed for process in self.processes.values())
@@ -481,6 +576,7 @@ class Simulation:
             return  # as the shells of replicas and clients do
         if self._following is not None:
             self._words.append((sender, envelope))
+        self.thief.hear(envelope)
         process = self.processes.get(receiver)
         if process is None:
             client = self.gateways.get(receiver) or self.cheats[receiver]
@@ -575,6 +671,14 @@ class Simulation:
                     self.trace.note(process.name, event)
         if process.name in self.correct:
             self.checkers.on_turn(process, outputs, has_expired)
+            if self.checkers.end.end is not None:
+                self._look_at_end(process, outputs)
+
+    def _look_at_end(self, process: Process, outputs: list[Output]) -> None:
+        if not any(output.records for output in outputs):
+            return
+        if process.replica is not None and not process.replica.core.is_sealed:
+            self.nemesis.on_end_near(process)
 
     def on_boot(self, process: Process, restored: Output) -> None:
         """A replica started."""

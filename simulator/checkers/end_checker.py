@@ -82,6 +82,8 @@ class EndChecker:
         """A correct replica executed something."""
         ending = core.execution.ending
         if ending is None:
+            if core.has_ended:
+                self._violate(ONE_END, f"{name} has ended, and knows no end")
             return
         if (ending.sequence, ending.configuration) != self.end:
             self._violate(ONE_END, f"{name}: {ending.sequence} where {self.end} is right")

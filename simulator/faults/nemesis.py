@@ -9,6 +9,9 @@ from simulator.world.network import Network
 from simulator.world.seeded_random import SeededRandom, stream
 from simulator.world.world import World
 
+# How long the links are cut in two at the end of an epoch.
+SPLIT_SECONDS_MAX = 5.0
+
 
 class Nemesis:
     """What goes wrong around the replicas.
@@ -43,17 +46,25 @@ class Nemesis:
         self._recovery_chance = stream(world.seed, "recovery")
         self._loss_chance = stream(world.seed, "further losses")
         self._is_over = False
+        # links of those that are cut off for ever
+        self._cut_off: list[tuple[str, str]] = []
         # Whose disks may be damaged now, and whether they have found out; whose ever were.
         self._losing: dict[str, bool] = {}
         self.damaged: dict[str, None] = {}
+        self._leaving: dict[str, None] = {}
+        # who is away until the next epoch has begun
+        self.away: dict[str, None] = {}
+        self._end_crashes = dict.fromkeys(processes, plan.end_crashes)
+        self._is_end_split = not plan.end_partition
+        self._end_chance = stream(world.seed, "the end of an epoch")
         self._further_losses = plan.further_losses
         self.counts: dict[str, int] = {}
         if plan.clock_skew:
             for process in processes.values():
                 process.clock_rate = 0.7 + 0.6 * self._clock_chance.random()
 
-    def start(self, rotten: Sequence[str], wiped: Sequence[str]) -> None:
-        """Begin. rotten, wiped: whose disks are damaged or emptied."""
+    def start(self, rotten: Sequence[str], wiped: Sequence[str], away: Sequence[str] = ()) -> None:
+        """Begin. rotten, wiped: whose disks are damaged or emptied. away: who leaves for good."""
         plan = self._plan
         for rate, chance, action in (
             (plan.crashes, self._process_chance, self._crash),
@@ -68,6 +79,9 @@ class Nemesis:
             self._later(self._disk_chance, 5.0, self._rot, name)
         for name in wiped:
             self._later(self._disk_chance, 5.0, self._wipe, name)
+        self._leaving = dict.fromkeys(away)
+        for name in away:
+            self._scheduler.after(self._end_chance.exponential(1.0), self._take_away, name)
         if plan.clock_skew:
             for process in self._processes.values():
                 self._later(self._clock_chance, 10.0, self._jump, process)
@@ -76,12 +90,14 @@ class Nemesis:
         """Faults are over: whole links, running processes, disks that take writes."""
         self._is_over = True
         self._trace.event("the faults are over")
+        for name in self._leaving:
+            self._take_away(name)
         self._network.mend([(a, b) for a in self._members for b in self._members if a != b])
         for process in self._processes.values():
             process.disk.refuses = False
             process.crash_point = None
             process.resume()
-            if not process.is_up:
+            if not process.is_up and process.name not in self.away:
                 process.boot()
         self._connect_all()
 
@@ -90,6 +106,7 @@ class Nemesis:
         others = [(name, other) for name in names for other in self._members if other != name]
         pairs = [] if one_way == "deaf" else others
         pairs += [] if one_way == "mute" else [(other, name) for name, other in others]
+        self._cut_off = pairs
         self._network.cut(pairs)
 
     def connect(self, process: Process) -> None:
@@ -134,7 +151,7 @@ class Nemesis:
         self._scheduler.after(chance.exponential(self._plan.down_seconds), self._start, process)
 
     def _start(self, process: Process) -> None:
-        if process.is_up:
+        if process.is_up or process.name in self.away:
             return
         self._count("restart")
         process.boot()
@@ -143,6 +160,48 @@ class Nemesis:
         """A process died at its crash point."""
         delay = self._process_chance.exponential(self._plan.down_seconds)
         self._scheduler.after(delay, self._start, process)
+
+    def boot_late(self, process: Process) -> None:
+        """A replica begins a later epoch after others have."""
+        if not process.is_up:
+            self._count("late begin")
+            process.boot()
+
+    def _take_away(self, name: str) -> None:
+        if name in self.away:
+            return
+        self._count("away for a change of members")
+        self._trace.event(f"{name} is away from now on")
+        self.away[name] = None
+        self._processes[name].crash()
+
+    def on_end_near(self, process: Process) -> None:
+        """The members are to change, and this replica is about to save something before they have.
+
+        Maybe it dies at that, whether the faults are over or not, and the links are cut in two.
+        """
+        chance = self._end_chance
+        if not self._is_end_split:
+            self._is_end_split = True
+            if self._record.allows("partition at the end of an epoch"):
+                self._split_at_end()
+        if self._end_crashes[process.name] and process.crash_point is None and chance.happens(0.2):
+            self._end_crashes[process.name] -= 1
+            if self._record.allows(f"crash of {process.name} at the end of an epoch"):
+                process.crash_point = chance.choice(tuple(CrashPoint))
+                self._count("crash at the end of an epoch")
+
+    def _split_at_end(self) -> None:
+        members = list(self._replicas)
+        self._end_chance.shuffle(members)
+        size = self._end_chance.randint(1, len(members) - 1)
+        pairs = [(a, b) for a in members[:size] for b in members[size:]]
+        pairs += [(b, a) for a, b in pairs]
+        self._count("partition at the end of an epoch")
+        self._trace.event(f"partition at the end of an epoch: {members[:size]}")
+        self._network.cut(pairs)
+        seconds = min(SPLIT_SECONDS_MAX, self._end_chance.exponential(2.0))
+        self._scheduler.after(seconds, self._mend_end, pairs)
 
     def _pause(self) -> None:
         chance = self._process_chance
@@ -288,8 +347,14 @@ class Nemesis:
             self._network.cut(pairs)
 
     def _mend(self, pairs: list[tuple[str, str]]) -> None:
-        if self._is_over:
-            return
+        if not self._is_over:
+            self._mend_now(pairs)
+
+    def _mend_end(self, pairs: list[tuple[str, str]]) -> None:
+        """Also when the faults are over; who is cut off for ever by then stays so."""
+        self._mend_now([pair for pair in pairs if pair not in self._cut_off])
+
+    def _mend_now(self, pairs: list[tuple[str, str]]) -> None:
         self._network.mend(pairs)
         for a, b in dict.fromkeys(tuple(sorted(pair)) for pair in pairs):
             if self._network.is_whole(a, b):

@@ -40,6 +40,10 @@ class FaultPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     further_losses: int = 0
     # clocks run at 0.7 to 1.3 of their speed, and jump
     clock_skew: bool = False
+    # around the end of an epoch: how many saves of each replica are its last, at most, and whether
+    # the links are cut in two
+    end_crashes: int = 0
+    end_partition: bool = False
 
 
 # The faults of the next epoch are those of another seed.
@@ -95,15 +99,25 @@ class Parameters(
     # how many things operators do about the limits, beside approvals of what they propose; 0: there
     # are no operators who stand for replicas
     limit_operations: int = 0
-    # operators decide who the next members are; then the run goes on with those
-    changes_members: bool = False
+    # operators decide who the next members are; then the run goes on with those. How many there are
+    # in each epoch that follows
+    next_sizes: tuple[int, ...] = ()
+    # who follows the rules, and is away from some moment on until the next epoch has begun. They
+    # count among the f faulty ones, and only where the members change
+    away: tuple[int, ...] = ()
+    # the mean time after which a replica begins a later epoch
+    begin_seconds: float = 0.0
+    # epochs take few seconds, and less is asked for
+    is_short: bool = False
+    # f replicas of each epoch lie, and no disk is damaged
+    all_faulty_lie: bool = False
     is_deep: bool = False
     # the names of the faults that happen (simulator.world.fault_record); None: all that are drawn
     only_faults: tuple[str, ...] | None = None
 
     @property
     def faulty(self) -> tuple[int, ...]:
-        """The indexes of all replicas for which nothing is promised."""
+        """The indexes of all replicas for which nothing is promised; those away not among them."""
         return tuple(sorted({*self.byzantine, *self.rotten, *self.wiped}))
 
 
@@ -235,7 +249,30 @@ def _with_next_members(drawn: Parameters) -> Parameters:
     members = stream(drawn.seed, "parameters of the next members")
     if not drawn.limit_operations or not members.happens(0.5):
         return drawn
-    return msgspec.structs.replace(drawn, changes_members=True)
+    sizes = stream(drawn.seed, "the size of the next epoch")
+    size = sizes.choice((drawn.replicas, drawn.replicas, 4, 7))
+    return _around_the_end(msgspec.structs.replace(drawn, next_sizes=(size,)))
+
+
+def draw_change(seed: int, replicas: int | None = None) -> Parameters:
+    """As `draw`, but the members of each run change: mostly twice, and from 4 to 7 and back.
+
+    In half of the runs f replicas of each epoch lie. Epochs are short and have few requests, so
+    that many seeds can be tried.
+    """
+    chance = stream(seed, "parameters of a change of members")
+    size = replicas if replicas is not None else chance.choice((4, 4, 4, 7))
+    sizes = ((7, 4), (7, 4), (7,), (4, 4), (4,)) if size == 4 else ((4, 7), (4,), (7,))
+    drawn = draw(seed, size)
+    limit_operations = drawn.limit_operations or chance.choice((1, 4))
+    drawn = msgspec.structs.replace(
+        drawn,
+        limit_operations=min(limit_operations, 4),
+        next_sizes=chance.choice(sizes),
+        all_faulty_lie=chance.happens(0.5),
+        is_short=True,
+    )
+    return _around_the_end(_with_liars(_shortened(drawn)))
 
 
 def next_parameters(parameters: Parameters) -> Parameters:
@@ -243,10 +280,11 @@ def next_parameters(parameters: Parameters) -> Parameters:
 
     Limits, clients and builds are as before, since the state goes over.
     """
-    sizes = stream(parameters.seed, "the size of the next epoch")
-    size = sizes.choice((parameters.replicas, parameters.replicas, 4, 7))
+    size, *later_sizes = parameters.next_sizes
     drawn = draw(parameters.seed + NEXT_SEED, size)
-    return msgspec.structs.replace(
+    drawn = _shortened(drawn) if parameters.is_short else drawn
+    begins = stream(parameters.seed, "when the next epoch begins")
+    drawn = msgspec.structs.replace(
         drawn,
         gateways=parameters.gateways,
         cheats=parameters.cheats,
@@ -258,8 +296,73 @@ def next_parameters(parameters: Parameters) -> Parameters:
         weak_agreement_allowed=parameters.weak_agreement_allowed,
         executors=parameters.executors,
         limit_operations=parameters.limit_operations,
-        changes_members=False,
+        next_sizes=tuple(later_sizes),
+        begin_seconds=begins.choice((0.0, 0.5, 4.0)),
+        away=(),
+        plan=msgspec.structs.replace(drawn.plan, end_crashes=0, end_partition=False),
+        all_faulty_lie=parameters.all_faulty_lie,
+        is_short=parameters.is_short,
     )
+    drawn = _with_liars(drawn)
+    return _around_the_end(drawn) if later_sizes else drawn
+
+
+def _shortened(drawn: Parameters) -> Parameters:
+    short = stream(drawn.seed, "parameters of a short epoch")
+    interval = min(drawn.checkpoint_interval, 4)
+    return msgspec.structs.replace(
+        drawn,
+        checkpoint_interval=interval,
+        window=min(drawn.window, 4 * interval),
+        workload=msgspec.structs.replace(
+            drawn.workload,
+            requests=min(drawn.workload.requests, 5),
+            spread_seconds=min(drawn.workload.spread_seconds, 2.0),
+        ),
+        plan=msgspec.structs.replace(drawn.plan, further_losses=0),
+        safety_seconds=short.choice((2.0, 4.0)),
+        status_seconds=1.0,
+    )
+
+
+def _with_liars(drawn: Parameters) -> Parameters:
+    """If all that are faulty lie: f of these replicas do."""
+    if not drawn.all_faulty_lie:
+        return drawn
+    liars = stream(drawn.seed, "liars of an epoch")
+    indexes = list(range(drawn.replicas))
+    liars.shuffle(indexes)
+    chosen = sorted(indexes[: (drawn.replicas - 1) // 3])
+    byzantine = {
+        index: tuple(liars.some(BEHAVIOURS, 0.25)) or (liars.choice(BEHAVIOURS),)
+        for index in chosen
+    }
+    return msgspec.structs.replace(
+        drawn,
+        byzantine=byzantine,
+        adaptive=liars.happens(0.5),
+        rotten=(),
+        wiped=(),
+        left_out=(),
+        plan=msgspec.structs.replace(drawn.plan, further_losses=0),
+    )
+
+
+def _around_the_end(drawn: Parameters) -> Parameters:
+    """What goes wrong while the members of this run change; drawn apart, as above."""
+    end = stream(drawn.seed, "parameters of the end of an epoch")
+    plan = msgspec.structs.replace(
+        drawn.plan, end_crashes=end.choice((0, 1, 3)), end_partition=end.happens(0.5)
+    )
+    if drawn.is_short and not drawn.all_faulty_lie and end.happens(0.4):
+        # or hardly anybody could be away
+        drawn = msgspec.structs.replace(
+            drawn, byzantine={}, adaptive=False, rotten=(), wiped=(), left_out=()
+        )
+    following_rules = [i for i in range(drawn.replicas) if i not in drawn.faulty]
+    spare = (drawn.replicas - 1) // 3 - len(drawn.faulty)
+    away = end.choice(following_rules) if end.happens(0.6) and spare > 0 else None
+    return msgspec.structs.replace(drawn, plan=plan, away=() if away is None else (away,))
 
 
 def _with_cases(drawn: Parameters) -> Parameters:

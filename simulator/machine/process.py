@@ -5,7 +5,7 @@ this world's. A save may take time or be refused, and a crash may come at any po
 """
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ci.application import BuildApplication
 from ci.assignments import Key
@@ -19,7 +19,7 @@ from driver.restoring import restore
 from driver.turn import Turn, TurnDriver, has_executed
 from pbft.authentication import Identity
 from pbft.messages import Envelope, Signed
-from pbft.ports import Output, Send
+from pbft.ports import Entry, Output, Send
 from pbft.replica import DamagedRecords, Replica
 from simulator.machine.builder import Reaction, SimulatedBuilder
 from simulator.machine.disk import Disk, DiskDamaged
@@ -72,7 +72,7 @@ class Process:
     ) -> None:
         self.world = world
         self.name = name
-        self.disk = Disk(world.cluster.lineage, world.begin_entries)
+        self.disk = self._empty_disk(world.begin_ledgers.get(name, ()))
         self.clock = Clock()
         self.chance = chance
         self.replica: Replica | None = None
@@ -145,9 +145,10 @@ class Process:
         self._save()
         self._go_on()
 
-    def _empty_disk(self) -> Disk:
-        """A new one, where the state is there that this epoch began with, and not the ledger."""
-        disk = Disk(self.world.cluster.lineage)
+    def _empty_disk(self, entries: Sequence[Entry] = ()) -> Disk:
+        """A new one, where the state is there that this epoch began with, and of the ledger only
+        these entries."""
+        disk = Disk(self.world.cluster.lineage, entries)
         if self.world.begin is not None:
             disk.note_ledger_position(*ledger_position(self.world.begin))
         return disk

@@ -11,7 +11,7 @@ class FaultRecord:
     def __init__(self, only: tuple[str, ...] | None = None, *, is_kept: bool = False) -> None:
         self.injected: list[str] = []
         self._only = None if only is None else dict.fromkeys(only)
-        self._is_kept = is_kept
+        self.is_kept = is_kept
         # Most runs neither leave out nor remember anything: for them this costs nothing.
         self._is_idle = only is None and not is_kept
         self._counts: dict[str, int] = {}
@@ -24,6 +24,6 @@ class FaultRecord:
         name = f"{kind} #{number}"
         if self._only is not None and name not in self._only:
             return False
-        if self._is_kept:
+        if self.is_kept:
             self.injected.append(name)
         return True

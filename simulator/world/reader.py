@@ -66,6 +66,10 @@ class SharedAuthenticator(Authenticator):
             known = self._known[key] = super().read(signed)
         return known
 
+    def has_held(self, signed: Signed) -> bool:
+        """Whether a replica asked for exactly this, and it held."""
+        return (signed.signer, signed.payload, signed.signature) in self._held
+
     def check(self, signed: Signed, message: AnyMessage) -> Refusal | None:
         """As Authenticator.check."""
         key = (signed.signer, signed.payload, signed.signature)

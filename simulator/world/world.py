@@ -52,6 +52,8 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     # Of a later epoch: the parts of the state that it begins with, and the ledger up to there.
     begin: Mapping[str, bytes] | None = None
     begin_entries: tuple[Entry, ...] = ()
+    # replica -> which of these it has, from the first one on; who is not here has none
+    begin_ledgers: Mapping[str, tuple[Entry, ...]] = {}
 
     def violate(self, invariant: str, details: str) -> None:
         """End the run: this invariant does not hold. Raises Violation."""

@@ -323,6 +323,14 @@ EPOCHS_MUTANTS: tuple[Mutant, ...] = (
         test=_GOING_OVER_TEST + "test_a_next_epoch_that_only_waits_for_this_replica_is_enough",
     ),
     Mutant(
+        name="M64 a replica leaves without ledger entries that nobody else may have",
+        file=_GOING_OVER,
+        old="    return missing == 0 or are_there or waited_seconds >= LEDGER_SECONDS\n",
+        new="    return True\n",
+        test=_GOING_OVER_TEST
+        + "test_a_replica_fetches_the_ledger_entries_that_it_lacks_before_it_leaves",
+    ),
+    Mutant(
         name="M63 a later epoch counts without its link",
         file=_EPOCHS,
         old="    if later.id != followed.id:\n",

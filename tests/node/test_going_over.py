@@ -2,7 +2,7 @@
 
 import pytest
 
-from node.going_over import LAGGARD_SECONDS, may_go_over
+from node.going_over import LAGGARD_SECONDS, LEDGER_SECONDS, may_go_over, may_leave_ledger
 from tests.ci.builders import cluster_of
 
 BEFORE = cluster_of(4)
@@ -44,3 +44,23 @@ def test_a_next_epoch_that_only_waits_for_this_replica_is_enough() -> None:
             waited_seconds=LAGGARD_SECONDS,
         )
         assert is_time is goes
+
+
+@pytest.mark.parametrize(
+    ("missing", "whole", "waited", "goes"),
+    [
+        (0, 0, 0.0, True),
+        (5, 0, LEDGER_SECONDS - 1, False),
+        # one may lie about what it has, of two one does not
+        (5, 1, LEDGER_SECONDS - 1, False),
+        (5, 2, 0.0, True),
+        # nobody in the old epoch gives more
+        (5, 0, LEDGER_SECONDS, True),
+    ],
+)
+def test_a_replica_fetches_the_ledger_entries_that_it_lacks_before_it_leaves(
+    missing: int, whole: int, waited: float, goes: bool
+) -> None:
+    there = frozenset(NAMES[:whole])
+    leaves = may_leave_ledger(FOLLOWING, missing=missing, whole=there, waited_seconds=waited)
+    assert leaves is goes

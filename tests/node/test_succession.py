@@ -14,7 +14,7 @@ import yaml
 from ci.member_changes import ready_bytes
 from ci.operations import ProposeMembers, Ready, encode_operation
 from common.config_error import ConfigError
-from common.configuration.config import NodeConfig
+from common.configuration.config import ClusterConfig, NodeConfig, load_cluster_config
 from common.configuration.keys import SigningKey, generate_key_files, load_signing_key, verify
 from common.epoch_folder import BEGIN_NAME, CLUSTER_NAME, LINK_NAME
 from common.membership.confirmation import read_cluster
@@ -216,6 +216,24 @@ def test_a_node_serves_the_epochs_that_it_came_through_as_far_as_it_has_their_ke
     serve_earlier([other], member)
     assert member.replicas.tls is not None
     assert not member.replicas.tls._earlier
+
+
+def test_the_cluster_file_may_be_replaced_while_a_node_goes_over(
+    alone: Alone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An operator puts the file of the new epoch there, between two looks of the node."""
+    following = alone.write(alone.folder / "next.yml", "node0", "gateway-2")
+    alone.run_to_end(following)
+    assert succeed(alone.config, following) == 0
+    written = alone.folder / "data" / "epoch-1" / CLUSTER_NAME
+
+    def load_and_replace(file: Path) -> ClusterConfig:
+        read = load_cluster_config(file)
+        file.write_text(written.read_text())
+        return read
+
+    monkeypatch.setattr("common.membership.epochs.load_cluster_config", load_and_replace)
+    assert read_cluster(in_present_epoch(alone.config).cluster_file)[1].epoch == 1
 
 
 def test_the_key_that_fits_the_seat_is_taken(alone: Alone) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ci.ledger import VerdictEntry, decode_entry, genesis_head, verify_chain
+from common.address import Address
 from pbft.ports import Entry
 from scripts import harness
 from scripts.harness import (
@@ -120,6 +121,16 @@ class Network(ComparedNetwork, harness.Network):
             for name in self.node_names:
                 self._capture(name)
         Network.living.append(self)
+
+    def add(self, name: str, listen: Address) -> None:
+        """One more node, whose configuration is there. listen: where it answers."""
+        self._listen[name] = listen
+        self.node_names = (*self.node_names, name)
+
+    def remove(self, name: str) -> None:
+        """A node that has left for good, and was stopped."""
+        assert not self.is_running(name)
+        self.node_names = tuple(other for other in self.node_names if other != name)
 
     def close(self) -> None:
         """End everything that was started here and still runs."""

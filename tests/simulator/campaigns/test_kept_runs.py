@@ -104,7 +104,7 @@ KEPT = {
     # The simulator's own fault: a liar of the second epoch, which has fewer replicas, heard an old
     # FETCH-STATE of a replica whose number it does not know.
     "a liar hears of the epoch before": msgspec.structs.replace(
-        draw(10100), limit_operations=4, changes_members=True
+        draw(10100), limit_operations=4, next_sizes=(4,)
     ),
 }
 
