@@ -302,7 +302,7 @@ def _print_proposal(
 
 
 def _print_changes(cluster: Cluster, following: Cluster) -> None:
-    """Who comes, goes, and has another key or other roles; what that means for faults; other rules."""
+    """Who comes, goes, or has another key or other roles; how many may fail; other rules."""
     before = {m.name: m for m in (*cluster.genesis.replicas, *cluster.genesis.clients)}
     after = {m.name: m for m in (*following.genesis.replicas, *following.genesis.clients)}
     rows = [
@@ -354,8 +354,8 @@ def _print_progress(answer: OperatorAnswer) -> None:
     if progress["changed"]:
         print(
             "the change is made: this epoch ends within a window of sequence numbers; `members"
-            " pending` shows when. Who approved puts NEXT.yml on the node as cluster.next.yml, and the"
-            " node goes over by itself"
+            " pending` shows when. Who approved puts NEXT.yml on the node as cluster.next.yml,"
+            " and the node goes over by itself"
         )
         return
     print(
