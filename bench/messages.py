@@ -24,7 +24,7 @@ from common.configuration.keys import SigningKey, verify
 from pbft.authentication import Identity
 from pbft.client import make_request
 from pbft.codec import decode_message, encode_frame
-from pbft.genesis import FORMAT_VERSION, Cluster, Genesis, Member
+from pbft.genesis import PROTOCOL_MIN, Cluster, Genesis, Member
 from pbft.messages import Checkpoint, Commit, Envelope, Prepare, PrePrepare
 from pbft.ports import Output
 from pbft.replica import Replica
@@ -124,7 +124,7 @@ class _World:
         self._client_key = SigningKey(hashlib.sha256(CLIENT.encode()).digest())
         self._cluster = Cluster(
             Genesis(
-                FORMAT_VERSION,
+                PROTOCOL_MIN,
                 tuple(Member(name, keys[name].public_key, ("replica",)) for name in names),
                 (Member(CLIENT, self._client_key.public_key, ("gateway",)),),
                 interval,

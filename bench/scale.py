@@ -22,7 +22,7 @@ from bench.report import Report, from_json, number
 from bench.rows import Row
 from ci.admission import room_refusal
 from ci.limits import Limits, encode_limits
-from pbft.genesis import FORMAT_VERSION, Genesis, Member, new_view_bytes, window_max
+from pbft.genesis import PROTOCOL_MIN, Genesis, Member, new_view_bytes, window_max
 from pbft.genesis import Cluster as CoreCluster
 from scripts.folders import ROOT
 
@@ -279,7 +279,7 @@ def _genesis(replicas: int, *, gateways: int) -> Genesis:
         return Member(name, hashlib.sha256(name.encode()).digest(), (role,))
 
     return Genesis(
-        FORMAT_VERSION,
+        PROTOCOL_MIN,
         tuple(member(f"node{index}", "replica") for index in range(replicas)),
         tuple(member(f"gateway{index}", "gateway") for index in range(gateways)),
         WINDOW // 2,

@@ -155,7 +155,10 @@ class BuildApplication:
 
     def thresholds_of(self, build: OpenBuild) -> Thresholds:
         """How many equal ballots a value of this build takes."""
-        return Thresholds(self._cluster.quorums, self.limits_of(build).weak_agreement_allowed)
+        quorums = self._cluster.quorums
+        is_weak_allowed = self.limits_of(build).weak_agreement_allowed
+        vacant = quorums.replicas - len(self._cluster.expected_names)
+        return Thresholds(quorums, is_weak_allowed, vacant)
 
     def is_contradicted(self, key: Key, own: ResultKey, *, replica: str) -> bool:
         """Whether f + 1 replicas beside this one cast equal ballots on that build that differ from

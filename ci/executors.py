@@ -22,7 +22,6 @@ from ci.limits import Limits
 from ci.operations import Abstain, Agreement
 from ci.verdict import Thresholds
 from pbft.genesis import Cluster
-from pbft.quorums import Quorums
 
 MINIMAL = "minimal"
 # What a replica that need not build a build says of it, where others say what they do.
@@ -84,7 +83,7 @@ def drawn_executors(
         return hashlib.sha256(seed + name.encode()).digest()
 
     quorums = cluster.quorums
-    order = sorted(cluster.replica_names, key=drawn)
+    order = sorted(cluster.expected_names, key=drawn)
     return tuple(order[: quorums.replicas - quorums.faults_max])
 
 
@@ -162,8 +161,7 @@ def is_anybody_expected(build: OpenBuild, thresholds: Thresholds) -> bool:
     Where the executors were not enough, all others are called too. One that began by its own delay
     is not waited for, and is broken off when the last executor has cast its ballot.
     """
-    quorums: Quorums = thresholds.quorums
-    if len(build.ballots) == quorums.replicas:
+    if len(build.ballots) == thresholds.expected:
         return False
     if not build.executors or disagreement(build) is not None:
         return True

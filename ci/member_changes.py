@@ -19,7 +19,7 @@ from ci.limits import Limits
 from ci.operations import CONFIGURATION_BYTES_MAX, ProposeMembers, Ready
 from ci.proposals import Proposals
 from ci.state_partitions import MEMBERS_PART, CorruptState, decode_part
-from pbft.genesis import Cluster, InvalidGenesis, Member, vacant_key
+from pbft.genesis import Cluster, InvalidGenesis, is_vacant
 from pbft.messages import Digest
 from pbft.ports import Verify
 from pbft.quorums import UnsupportedSize
@@ -159,6 +159,11 @@ def successor_refusal(cluster: Cluster, limits: Limits, following: Cluster) -> s
         return "this is the configuration of the present epoch"
     if following.genesis.application != cluster.genesis.application:
         return "the limits are others than those that the cluster began with"
+    protocol = cluster.genesis.protocol
+    # No release's own highest version: all replicas must refuse the same.
+    if following.genesis.protocol not in (protocol, protocol + 1):
+        asked = following.genesis.protocol
+        return f"its protocol is {asked}, and {protocol} or {protocol + 1} can follow"
     vacant = sum(is_vacant(member) for member in following.genesis.replicas)
     if vacant > following.quorums.faults_max:
         return f"{vacant} seats are vacant, and f is {following.quorums.faults_max}"
@@ -167,11 +172,6 @@ def successor_refusal(cluster: Cluster, limits: Limits, following: Cluster) -> s
     if room_refusal(following, limits):
         return "with these members the state could become too large"
     return None
-
-
-def is_vacant(member: Member) -> bool:
-    """Whether nobody has the key of that member."""
-    return member.public_key == vacant_key(member.name)
 
 
 def ready_bytes(cluster_id: bytes, configuration: bytes) -> bytes:

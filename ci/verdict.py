@@ -50,10 +50,17 @@ class Thresholds(msgspec.Struct, frozen=True):
     """How many equal ballots a value takes.
 
     is_weak_agreement_allowed: does the genesis let a pipeline ask for weak agreement?
+    vacant: of how many replicas no ballot is expected (`Cluster.expected_names`).
     """
 
     quorums: Quorums
     is_weak_agreement_allowed: bool = False
+    vacant: int = 0
+
+    @property
+    def expected(self) -> int:
+        """How many replicas may cast a ballot."""
+        return self.quorums.replicas - self.vacant
 
     def equal_ballots(self, compared: ResultKey) -> int:
         """How many equal ballots this value takes."""
@@ -90,7 +97,7 @@ def decide(
             needed = thresholds.equal_ballots(compared)
             if len(agreeing) >= needed:
                 return Verdict(compared.outcome, compared, tuple(agreeing), needed)
-        if not _has_reachable_value(found, quorums.replicas - len(voted), thresholds):
+        if not _has_reachable_value(found, thresholds.expected - len(voted), thresholds):
             return DISPUTED
     return DISPUTED if deadline_reports >= quorums.strong else None
 

@@ -63,7 +63,7 @@ def may_go_over(
     is_awaited = len(begun & set(following.replica_names)) + 1 >= following.quorums.strong
     if len(have_end) < before.quorums.strong and not is_awaited:
         return False
-    return len(have_end) == before.quorums.replicas or waited_seconds >= LAGGARD_SECONDS
+    return len(have_end) == len(before.expected_names) or waited_seconds >= LAGGARD_SECONDS
 
 
 def may_leave_ledger(

@@ -13,6 +13,7 @@ from pbft.authentication import Authenticator, Identity, sign_message
 from pbft.certificates import CheckpointVotes, first_certificate
 from pbft.client_table import ClientTable
 from pbft.codec import SIGNING_PREFIX, digest_of, encode_message
+from pbft.genesis import PROTOCOL_MAX
 from pbft.log import MessageLog, OrderedRequest, Slot
 from pbft.messages import (
     BODY_BYTES_MAX,
@@ -202,6 +203,8 @@ class Core:
         cluster, name = identity.cluster, identity.name
         index = cluster.replica_index(name)
         assert index is not None, f"{name} is not a replica of this cluster"
+        assert name in cluster.expected_names, f"the seat of {name} is vacant"
+        assert cluster.genesis.protocol <= PROTOCOL_MAX, "a protocol of a later release"
         # A batch may go over its limit by one request and what encoding adds.
         assert settings.batch_bytes_max <= BODY_BYTES_MAX // 2
         assert settings.null_seconds <= settings.view_change_seconds / 2
@@ -344,8 +347,7 @@ class Core:
     @property
     def is_primary(self) -> bool:
         """Whether this replica is it."""
-        # As Cluster.primary; asked several times in each turn.
-        return self.views.current % self.quorums.replicas == self.index
+        return self.cluster.primary(self.views.current) == self.index
 
     @property
     def is_recovering(self) -> bool:

@@ -14,7 +14,7 @@ from pbft.authentication import Authenticator
 from pbft.certificates import StableCertificate, check_stable, leaves_digest, state_leaves
 from pbft.checkpoint import CONFIGURATION_PART, EPOCH_PART
 from pbft.codec import digest_of
-from pbft.genesis import Cluster, InvalidGenesis
+from pbft.genesis import Cluster, InvalidGenesis, check_protocol
 from pbft.messages import Digest, Number, Signed
 from pbft.ports import Refusal, Verify
 from pbft.quorums import UnsupportedSize
@@ -71,8 +71,10 @@ def follow(cluster: Cluster, link: EpochLink, *, verify: Verify) -> Cluster | Re
         return Refusal("the parts of the state are others than those that were signed")
     try:
         named = Cluster.from_bytes(link.configuration)
-    except (InvalidGenesis, UnsupportedSize):
-        return Refusal("no valid configuration")
+        # the names and keys of a later protocol are known, but not what they count for
+        check_protocol(named.genesis)
+    except (InvalidGenesis, UnsupportedSize) as error:
+        return Refusal(f"no valid configuration: {error}")
     leaves = dict(link.leaves)
     # A state within an epoch names that epoch, and its own configuration.
     if leaves.get(EPOCH_PART) != digest_of((cluster.epoch + 1).to_bytes(8, "big")):

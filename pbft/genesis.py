@@ -19,7 +19,13 @@ from pbft.messages import (
 )
 from pbft.quorums import Quorums, quorums_for
 
-FORMAT_VERSION = 1
+# Versions of the protocol: the rules that replicas must share to agree. A cluster is raised to the
+# next one by a change of members (docs/decisions/0060).
+PROTOCOL_MIN = 1
+# Since this one, nothing is expected of a vacant seat.
+PROTOCOL_WITHOUT_VACANT = 2
+# The highest that this release speaks.
+PROTOCOL_MAX = 2
 REPLICA_ROLE = "replica"
 # What the bodies of all slots that are kept may come to, where the window allows it.
 WINDOW_BYTES_MAX = 256 * 1024 * 1024
@@ -50,9 +56,13 @@ class Member(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
 
 
 class Genesis(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """What all replicas start from."""
+    """What all replicas start from.
 
-    format_version: int
+    protocol: the version of the rules. All versions have these fields, so that a release can order
+        a change to a version that it does not speak itself.
+    """
+
+    protocol: Annotated[int, msgspec.Meta(ge=PROTOCOL_MIN, le=2**16)]
     replicas: tuple[Member, ...]
     clients: tuple[Member, ...]
     # K: a checkpoint every so many sequence numbers
@@ -71,6 +81,11 @@ def vacant_key(name: str) -> bytes:
     It follows from the name, so everybody sees that it is nobody's.
     """
     return hashlib.sha256(b"pbft-ci vacant seat\0" + name.encode()).digest()
+
+
+def is_vacant(member: Member) -> bool:
+    """Whether nobody has the key of that member."""
+    return member.public_key == vacant_key(member.name)
 
 
 class Ancestry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -117,6 +132,14 @@ class Cluster:
         self.replica_names: tuple[str, ...] = tuple(member.name for member in genesis.replicas)
         self._members = {member.name: member for member in (*genesis.replicas, *genesis.clients)}
         self._replica_index = {name: index for index, name in enumerate(self.replica_names)}
+        # From whom a message may come at all: primaries and executors are taken from them, and
+        # nobody waits for the others.
+        self.expected_names: tuple[str, ...] = tuple(
+            member.name
+            for member in genesis.replicas
+            if genesis.protocol < PROTOCOL_WITHOUT_VACANT or not is_vacant(member)
+        )
+        self._primaries = tuple(self._replica_index[name] for name in self.expected_names)
 
     @property
     def body_bytes_max(self) -> int:
@@ -152,8 +175,8 @@ class Cluster:
         return self._replica_index.get(name)
 
     def primary(self, view: int) -> int:
-        """p = v mod n (OSDI'99, 4)."""
-        return view % self.quorums.replicas
+        """p = v mod n (OSDI'99, 4), where n counts the replicas of which something is expected."""
+        return self._primaries[view % len(self._primaries)]
 
     @property
     def ancestors(self) -> tuple[bytes, ...]:
@@ -199,11 +222,16 @@ def window_max(genesis: Genesis) -> int:
     return (PAYLOAD_BYTES_MAX - fixed) // (new_view_bytes(genesis, 1) - fixed)
 
 
-def _check(genesis: Genesis) -> None:
-    if genesis.format_version != FORMAT_VERSION:
+def check_protocol(genesis: Genesis) -> None:
+    """Raise InvalidGenesis if this release does not speak the protocol of that genesis."""
+    if not PROTOCOL_MIN <= genesis.protocol <= PROTOCOL_MAX:
         raise InvalidGenesis(
-            f"genesis format {genesis.format_version}: this version reads {FORMAT_VERSION}"
+            f"protocol {genesis.protocol}: this release speaks {PROTOCOL_MIN} to {PROTOCOL_MAX}; "
+            "install a newer one"
         )
+
+
+def _check(genesis: Genesis) -> None:
     quorums_for(len(genesis.replicas))
     names = [member.name for member in (*genesis.replicas, *genesis.clients)]
     if len(set(names)) != len(names):

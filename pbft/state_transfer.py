@@ -47,7 +47,7 @@ def maybe_start(core: Core) -> None:
 
 def _ask(core: Core, transfer: Transfer) -> None:
     """Ask the next peer for what is missing."""
-    peers = [name for name in core.cluster.replica_names if name != core.name]
+    peers = [name for name in core.cluster.expected_names if name != core.name]
     if not peers:
         return
     sequence = transfer.certificate.sequence

@@ -11,7 +11,6 @@ from ci.limits import Limits
 from ci.member_changes import (
     MembersProposal,
     configuration_of,
-    is_vacant,
     ready_refusal,
     successor_refusal,
 )
@@ -47,8 +46,11 @@ from common.membership.confirmation import read_cluster
 from common.membership.ready import read_ready
 from common.safe_text import escape_controls
 from common.web.peers import Peers
-from pbft.genesis import Cluster, InvalidGenesis, Member
+from pbft.genesis import Cluster, InvalidGenesis, Member, is_vacant
 from pbft.quorums import UnsupportedSize
+
+# What a configuration has beside members and limits.
+_RULES = ("protocol", "checkpoint_interval", "window", "client_window")
 
 
 def add(commands: Commands, common: argparse.ArgumentParser) -> None:
@@ -63,7 +65,7 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
         parents=[common],
         help="propose the next members, which approves them for the own replicas",
         description="Propose the members of the next epoch. Once operators of 2f+1 replicas have"
-        " approved, this epoch ends, and each node takes over with `pbft-ci-node succeed`.",
+        " approved, this epoch ends, and each node begins the next one with the next members.",
     )
     propose.add_argument("next", type=Path, metavar="NEXT.yml", help="the next members")
     propose.add_argument(
@@ -300,7 +302,7 @@ def _print_proposal(
 
 
 def _print_changes(cluster: Cluster, following: Cluster) -> None:
-    """Who comes, goes, and has another key or other roles; what that means for faults."""
+    """Who comes, goes, or has another key or other roles; how many may fail; other rules."""
     before = {m.name: m for m in (*cluster.genesis.replicas, *cluster.genesis.clients)}
     after = {m.name: m for m in (*following.genesis.replicas, *following.genesis.clients)}
     rows = [
@@ -320,6 +322,10 @@ def _print_changes(cluster: Cluster, following: Cluster) -> None:
         f"  {counted(old.replicas, 'replica')} of which {old.faults_max} may fail ->"
         f" {counted(new.replicas, 'replica')} of which {new.faults_max} may fail"
     )
+    for rule in _RULES:
+        was, becomes = getattr(cluster.genesis, rule), getattr(following.genesis, rule)
+        if was != becomes:
+            print(f"  {rule} {was} -> {becomes}")
     if len(seats_with_operators(following)) < new.strong:
         print(
             f"  warning: fewer than {new.strong} of the next replicas have an operator: members"
@@ -348,7 +354,8 @@ def _print_progress(answer: OperatorAnswer) -> None:
     if progress["changed"]:
         print(
             "the change is made: this epoch ends within a window of sequence numbers; `members"
-            " pending` shows when, then each node takes over with `pbft-ci-node succeed NEXT.yml`"
+            " pending` shows when. Who approved puts NEXT.yml on the node as cluster.next.yml,"
+            " and the node goes over by itself"
         )
         return
     print(

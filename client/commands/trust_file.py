@@ -15,7 +15,7 @@ import msgspec
 from ci.statement import keyid_for
 from common.configuration.config import AncestryEntry
 from common.configuration.keys import public_key_pem
-from pbft.genesis import Cluster, InvalidGenesis
+from pbft.genesis import Cluster, InvalidGenesis, check_protocol
 from pbft.quorums import UnsupportedSize
 
 TRUST_FORMAT = 1
@@ -108,6 +108,7 @@ def read_trust(data: bytes) -> TrustFile:
     try:
         encoded = base64.b64decode(fields.configuration, validate=True)
         genesis = Cluster.from_bytes(encoded).genesis
+        check_protocol(genesis)
         ancestry = None if fields.ancestry is None else fields.ancestry.ancestry
         cluster = Cluster(genesis, ancestry)
     except (binascii.Error, ValueError, InvalidGenesis, UnsupportedSize) as error:

@@ -258,11 +258,11 @@ class Collector:
     def _has_all(self, verdict: VerdictFields, ballots: Sequence[BallotRecord]) -> bool:
         """Whether every expected ballot is here: stand-bys build only if executors disagree."""
         if not verdict.executors:
-            return len(ballots) == len(self._cluster.replica_names)
+            return len(ballots) == len(self._cluster.expected_names)
         cast = {ballot.replica: read_ballot(ballot.signed) for ballot in ballots}
         found = {ballot.compared for ballot in cast.values() if isinstance(ballot, BuildResult)}
         is_disputed = len(found) > 1 or any(isinstance(b, Abstain) for b in cast.values())
-        asked = self._cluster.replica_names if is_disputed else verdict.executors
+        asked = self._cluster.expected_names if is_disputed else verdict.executors
         return all(name in cast for name in asked)
 
     async def _keep_logs(self, build: bytes, logs: dict[str, bytes], *, is_complete: bool) -> None:

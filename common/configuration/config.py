@@ -33,13 +33,14 @@ from common.repositories.repository_config import (
     check_status,
 )
 from pbft.genesis import (
-    FORMAT_VERSION,
+    PROTOCOL_MIN,
     REPLICA_ROLE,
     Ancestry,
     Cluster,
     Genesis,
     InvalidGenesis,
     Member,
+    check_protocol,
     vacant_key,
 )
 from pbft.quorums import UnsupportedSize, quorums_for
@@ -202,6 +203,7 @@ class ClusterConfig(msgspec.Struct, frozen=True):
     """cluster.yml: who takes part, by which rules. Equal for all but for addresses and paths.
 
     ancestry: of an epoch that continues another one; None in the file that a cluster begins with.
+    protocol: the version of the rules. A file without it has the first.
     tls: whether the members speak TLS with each other. All must say the same, but it is no part
         of the genesis. Off if it is not there, as in files from before TLS (`check_plaintext`).
     `limits` are the keys of ci.limits.Limits as they are in the file; `limits_as` checks them.
@@ -210,6 +212,7 @@ class ClusterConfig(msgspec.Struct, frozen=True):
     file: Path
     replicas: tuple[ReplicaEntry, ...]
     clients: tuple[ClientEntry, ...]
+    protocol: Annotated[int, msgspec.Meta(ge=PROTOCOL_MIN, le=2**16)] = PROTOCOL_MIN
     checkpoint_interval: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 128
     window: Annotated[int, msgspec.Meta(ge=2, le=131072)] = 256
     client_window: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 256
@@ -225,19 +228,21 @@ class ClusterConfig(msgspec.Struct, frozen=True):
     def cluster(self, application: bytes) -> Cluster:
         """The cluster that this file describes, with the public keys of all members read.
 
-        application: the encoded rules of the replicated application. Raises ConfigError.
+        application: the encoded rules of the replicated application. Raises ConfigError, also
+        where this release does not speak the file's protocol.
         """
+        genesis = self.genesis(application)
+        ancestry = None if self.ancestry is None else self.ancestry.ancestry
         try:
-            return Cluster(
-                self.genesis(application), None if self.ancestry is None else self.ancestry.ancestry
-            )
+            check_protocol(genesis)
+            return Cluster(genesis, ancestry)
         except InvalidGenesis as error:
             raise ConfigError(f"{self.file}: {error}") from error
 
     def genesis(self, application: bytes) -> Genesis:
         """The members and rules alone. Raises ConfigError where a key cannot be read."""
         return Genesis(
-            format_version=FORMAT_VERSION,
+            protocol=self.protocol,
             replicas=tuple(
                 Member(entry.name, self._public_key(entry), (REPLICA_ROLE,))
                 for entry in self.replicas

@@ -16,7 +16,7 @@ from pbft.certificates import state_digest
 from pbft.client import Accepted
 from pbft.codec import decode_message
 from pbft.core import Settings
-from pbft.genesis import FORMAT_VERSION, Cluster, Genesis, Member
+from pbft.genesis import PROTOCOL_MIN, Cluster, Genesis, Member
 from pbft.messages import Envelope, Status
 from pbft.ports import Entry, Output, Send
 from simulator.campaigns.coverage import Coverage
@@ -235,7 +235,7 @@ class Simulation:
         roles = operator_roles(names) if parameters.limit_operations else {}
         others = (name for name in self.gateway_names if name not in self.operator_roles)
         return Genesis(
-            FORMAT_VERSION,
+            PROTOCOL_MIN,
             tuple(Member(name, key(name), ("replica",)) for name in names),
             tuple(
                 Member(name, key(name), roles.get(name) or _roles(name))

@@ -62,6 +62,7 @@ class BuildChecker:
         self._lineage = cluster.lineage
         self._quorums = cluster.quorums
         self._replicas = cluster.replica_names
+        self._expected = len(cluster.expected_names)
         self._truth = world.truth
         self._correct = dict.fromkeys(correct)
         # Of those, who remembers all that it said.
@@ -243,7 +244,7 @@ class BuildChecker:
             if key[0] not in self._cancelled:
                 self._violate("21 a quorum of ballots", "cancelled by nobody")
             return
-        missing = self._quorums.replicas - len(cast)
+        missing = self._expected - len(cast)
         if verdict.outcome is Outcome.DISPUTED:
             reachable = missing >= self._quorums.weak or any(
                 count + missing >= self._needed(value, key[1]) for value, count in counts.items()

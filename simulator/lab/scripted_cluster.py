@@ -19,7 +19,7 @@ from pbft.authentication import Authenticator, Identity, sign_message
 from pbft.client import Accepted
 from pbft.codec import MalformedMessage, decode_message, digest_of, encode_message
 from pbft.core import Core, Settings
-from pbft.genesis import FORMAT_VERSION, Cluster, Genesis, Member
+from pbft.genesis import PROTOCOL_MIN, Cluster, Genesis, Member
 from pbft.messages import AnyMessage, Envelope
 from pbft.ports import Entry, Event, Output, Send
 from simulator.machine.process import Process
@@ -147,7 +147,7 @@ class ScriptedCluster:
         key = self.signatures.public_key
         self.cluster = Cluster(
             Genesis(
-                FORMAT_VERSION,
+                PROTOCOL_MIN,
                 tuple(Member(name, key(name), ("replica",)) for name in self.names),
                 (Member(CLIENT, key(CLIENT), ("gateway",)),),
                 pace.checkpoint_interval,

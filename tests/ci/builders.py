@@ -75,7 +75,7 @@ def cluster_of(
     """A cluster of that many replicas, two gateways and an operator."""
     return Cluster(
         Genesis(
-            format_version=1,
+            protocol=1,
             replicas=tuple(member(f"{prefix}-{index}", "replica") for index in range(replicas)),
             clients=(
                 member(GATEWAY, *gateway_roles),

@@ -2,6 +2,7 @@
 
 import hashlib
 
+import msgspec
 import pytest
 
 from ci.assignments import AssignmentTracker
@@ -12,6 +13,7 @@ from ci.limits import Limits, decode_limits, encode_limits, shown_limits
 from ci.operations import Agreement, Ballot, BuildResult, Outcome
 from ci.statement import VerdictFields, parse_statement
 from ci.verdict import Thresholds
+from pbft.genesis import PROTOCOL_WITHOUT_VACANT, Cluster, Member, vacant_key
 from tests.ci.builders import (
     ABSTAIN,
     FAILED,
@@ -123,6 +125,38 @@ def test_they_are_drawn_from_the_head_before_the_build_and_stay() -> None:
     world.submit(2)
     world.restart()
     assert world.application.open_builds()[other].executors == executors
+
+
+def with_vacant_seat(protocol: int) -> Cluster:
+    """Four replicas, of which nobody has the key of replica-1."""
+    genesis = cluster_of(4, MINIMAL).genesis
+    nobody = Member("replica-1", vacant_key("replica-1"), ("replica",))
+    replicas = (genesis.replicas[0], nobody, *genesis.replicas[2:])
+    return Cluster(msgspec.structs.replace(genesis, replicas=replicas, protocol=protocol))
+
+
+@pytest.mark.parametrize(("protocol", "is_drawn"), [(1, True), (PROTOCOL_WITHOUT_VACANT, False)])
+def test_a_vacant_seat_is_no_executor_from_protocol_2_on(protocol: int, is_drawn: bool) -> None:
+    cluster = with_vacant_seat(protocol)
+    heads = [hashlib.sha256(b"%d" % number).digest() for number in range(16)]
+    draws = [drawn_executors(cluster, MINIMAL, head, build_id=bytes(32)) for head in heads]
+    assert {len(executors) for executors in draws} == {3}
+    assert any("replica-1" in executors for executors in draws) == is_drawn
+
+
+def test_no_ballot_is_waited_for_from_a_vacant_seat() -> None:
+    """A build is over when all others voted, and disputed once they cannot agree any more."""
+    for second, third, outcome in (
+        (PASSED, PASSED, Outcome.PASSED),
+        (ABSTAIN, FAILED, Outcome.DISPUTED),
+    ):
+        world = World(with_vacant_seat(PROTOCOL_WITHOUT_VACANT), Limits())
+        build = world.open()
+        for index, ballot in ((0, PASSED), (2, second), (3, third)):
+            world.cast(build, index, ballot)
+        (entry,) = world.verdict_entries()
+        assert parse_statement(entry.statement).verdict.outcome is outcome
+        assert build not in world.application.open_builds()
 
 
 def test_where_all_build_there_are_none() -> None:

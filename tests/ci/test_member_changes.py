@@ -15,7 +15,7 @@ from ci.ledger import (
     VerdictEntry,
     decode_entry,
 )
-from ci.limits import Limits
+from ci.limits import Limits, decode_limits
 from ci.member_changes import MembersPart, MembersProposal, ready_bytes, successor_refusal
 from ci.operations import (
     CONFIGURATION_BYTES_MAX,
@@ -34,12 +34,13 @@ from ci.statement import (
     verify_envelope,
 )
 from pbft.certificates import state_digest
-from pbft.genesis import Cluster, Genesis, Member, vacant_key
+from pbft.genesis import PROTOCOL_MAX, Cluster, Genesis, Member, vacant_key
 from pbft.ports import Applied
 from tests.ci.builders import (
     GATEWAY,
     PASSED,
     World,
+    cluster_of,
     member,
     reason_of,
     signing_key,
@@ -240,6 +241,30 @@ def test_a_seat_may_be_vacant_and_no_more_than_f(world: OperatedWorld) -> None:
     borrowed = genesis_with(world, *replicas[:3], Member("replica-3", key, ("replica",)))
     ready = readies(world, borrowed, dict(zip(NAMES[:3], NAMES[:3], strict=True)))
     assert reason_of(propose(world, borrowed, ready)) == "a replica with a new key is not ready"
+
+
+@pytest.mark.parametrize(("protocol", "is_allowed"), [(1, True), (2, True), (3, False)])
+def test_a_change_raises_the_protocol_by_one_at_most(
+    world: OperatedWorld, protocol: int, is_allowed: bool
+) -> None:
+    """Whatever this release itself speaks: replicas of two releases must not differ about it."""
+    genesis = msgspec.structs.replace(renewed(world), protocol=protocol)
+    applied = propose(world, genesis, readies(world, genesis, ALL_READY))
+    if is_allowed:
+        assert applied.kind == "done"
+    else:
+        assert reason_of(applied) == "its protocol is 3, and 1 or 2 can follow"
+
+
+def test_a_change_lowers_no_protocol_and_goes_beyond_what_this_release_speaks() -> None:
+    genesis = msgspec.structs.replace(cluster_of().genesis, protocol=PROTOCOL_MAX)
+    limits = decode_limits(genesis.application)
+    refused = successor_refusal(
+        Cluster(genesis), limits, Cluster(msgspec.structs.replace(genesis, protocol=1))
+    )
+    assert refused == "its protocol is 1, and 2 or 3 can follow"
+    later = Cluster(msgspec.structs.replace(genesis, protocol=PROTOCOL_MAX + 1))
+    assert successor_refusal(Cluster(genesis), limits, later) is None
 
 
 def test_what_cannot_follow(world: OperatedWorld) -> None:

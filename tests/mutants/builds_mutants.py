@@ -196,7 +196,7 @@ BUILDS_MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="60 disputed is said while a value is in reach",
         file=_VERDICT,
-        old="if not _has_reachable_value(found, quorums.replicas - len(voted), thresholds):",
+        old="if not _has_reachable_value(found, thresholds.expected - len(voted), thresholds):",
         new="if len(found) > 1:",
         seeds=(6,),
     ),

@@ -298,6 +298,51 @@ EPOCHS_MUTANTS: tuple[Mutant, ...] = (
         new="    elif False:\n",
         test=_TRUST_TEST + "test_replicas_that_lack_a_link_do_not_say_that_nothing_follows",
     ),
+    # --- the protocol -----------------------------------------------------------------------------
+    Mutant(
+        name="M80 a change raises the protocol by any number",
+        file=_CHANGES,
+        old="    if following.genesis.protocol not in (protocol, protocol + 1):\n",
+        new="    if following.genesis.protocol < protocol:\n",
+        test=_CHANGES_TEST + "test_a_change_raises_the_protocol_by_one_at_most",
+    ),
+    Mutant(
+        name="M81 a change lowers the protocol",
+        file=_CHANGES,
+        old="    if following.genesis.protocol not in (protocol, protocol + 1):\n",
+        new="    if following.genesis.protocol > protocol + 1:\n",
+        test=_CHANGES_TEST
+        + "test_a_change_lowers_no_protocol_and_goes_beyond_what_this_release_speaks",
+    ),
+    Mutant(
+        name="M82 a link to an unknown protocol is followed",
+        file="pbft/epoch_link.py",
+        old="        check_protocol(named.genesis)\n",
+        new="",
+        test="tests/paper/test_epoch_link.py"
+        "::test_a_link_to_a_protocol_of_a_later_release_is_refused_in_words",
+    ),
+    Mutant(
+        name="M83 a vacant seat is drawn as an executor",
+        file="ci/executors.py",
+        old="sorted(cluster.expected_names, key=drawn)",
+        new="sorted(cluster.replica_names, key=drawn)",
+        test="tests/ci/test_executors.py::test_a_vacant_seat_is_no_executor_from_protocol_2_on",
+    ),
+    Mutant(
+        name="M85 a vacant seat is a primary",
+        file=_GENESIS,
+        old="        return self._primaries[view % len(self._primaries)]\n",
+        new="        return view % self.quorums.replicas\n",
+        test=_TEST + "test_from_protocol_2_on_views_pass_over_a_vacant_seat",
+    ),
+    Mutant(
+        name="M84 a build waits for the ballot of a vacant seat",
+        file=_APPLICATION,
+        old="Thresholds(quorums, is_weak_allowed, vacant)",
+        new="Thresholds(quorums, is_weak_allowed)",
+        test="tests/ci/test_executors.py::test_no_ballot_is_waited_for_from_a_vacant_seat",
+    ),
     # --- going over ------------------------------------------------------------------------------
     Mutant(
         name="M60 a replica leaves its epoch alone",

@@ -147,8 +147,8 @@ LIMITS_MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="L19 agreement is by the limits of the genesis",
         file=_APPLICATION,
-        old="Thresholds(self._cluster.quorums, self.limits_of(build).weak_agreement_allowed)",
-        new="Thresholds(self._cluster.quorums, self._genesis_limits.weak_agreement_allowed)",
+        old="is_weak_allowed = self.limits_of(build).weak_agreement_allowed",
+        new="is_weak_allowed = self._genesis_limits.weak_agreement_allowed",
         seeds=(82,),
     ),
     Mutant(

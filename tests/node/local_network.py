@@ -47,7 +47,7 @@ from node.web.server import NodeServer
 from pbft.authentication import Identity
 from pbft.client import make_request
 from pbft.core import Settings
-from pbft.genesis import FORMAT_VERSION, Cluster, Genesis, Member
+from pbft.genesis import PROTOCOL_MIN, Cluster, Genesis, Member
 from pbft.messages import Envelope, Signed
 
 Client = TestClient[Any, Any]
@@ -62,7 +62,7 @@ def make_cluster(limits: Limits) -> Cluster:
     """A cluster of four with one gateway."""
     return Cluster(
         Genesis(
-            FORMAT_VERSION,
+            PROTOCOL_MIN,
             tuple(Member(name, KEYS[name].public_key, ("replica",)) for name in NAMES),
             (Member("client", KEYS["client"].public_key, ("gateway",)),),
             8,

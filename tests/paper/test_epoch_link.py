@@ -7,7 +7,7 @@ import pytest
 
 from pbft.certificates import leaves_digest, state_digest
 from pbft.epoch_link import LINK_BYTES_MAX, EpochLink, decode_link, follow
-from pbft.genesis import Cluster
+from pbft.genesis import PROTOCOL_MAX, Cluster
 from pbft.messages import Checkpoint
 from pbft.ports import Refusal
 from tests.paper.test_epochs import K, change, ended, next_genesis, run_to_end, small
@@ -114,6 +114,18 @@ def test_a_forged_link_leads_nowhere(
     refusal = follow(world.cluster, forge(world, link_of(world, later)), verify=verify)
     assert isinstance(refusal, Refusal)
     assert reason in refusal.reason
+
+
+def test_a_link_to_a_protocol_of_a_later_release_is_refused_in_words() -> None:
+    """The replicas agreed on it: whoever cannot follow them needs a newer release."""
+    world, later = ended()
+    genesis = msgspec.structs.replace(CONFIGURATION, protocol=PROTOCOL_MAX + 1)
+    link = msgspec.structs.replace(
+        link_of(world, later), configuration=msgspec.msgpack.encode(genesis)
+    )
+    refusal = follow(world.cluster, link, verify=verify)
+    assert isinstance(refusal, Refusal)
+    assert "install a newer one" in refusal.reason
 
 
 def test_what_a_stranger_wrote_is_refused() -> None:

@@ -9,7 +9,14 @@ import pytest
 from pbft.certificates import state_digest
 from pbft.checkpoint import state_parts
 from pbft.core import ReplicaStatus, Settings
-from pbft.genesis import Cluster, Genesis, InvalidGenesis
+from pbft.genesis import (
+    PROTOCOL_WITHOUT_VACANT,
+    Cluster,
+    Genesis,
+    InvalidGenesis,
+    Member,
+    vacant_key,
+)
 from pbft.log import NULL_REQUEST
 from pbft.messages import (
     Checkpoint,
@@ -120,6 +127,31 @@ def test_five_replicas_succeed_nobody() -> None:
         Cluster(next_genesis()).succeeded_by(next_genesis(5), 8, bytes(32))
     with pytest.raises(InvalidGenesis, match="two members"):
         Cluster(next_genesis(["r0", "r0", "r1", "r2"]))
+
+
+def test_from_protocol_2_on_views_pass_over_a_vacant_seat() -> None:
+    """Without that, views 0 and 1 were those of r0, whom nobody runs, and of r1, who is down."""
+    genesis = next_genesis(7)
+    nobody = Member("r0", vacant_key("r0"), ("replica",))
+    following = msgspec.structs.replace(
+        genesis, replicas=(nobody, *genesis.replicas[1:]), protocol=PROTOCOL_WITHOUT_VACANT
+    )
+    _, later = ended(7, following)
+    assert "r0" not in later.replicas
+    later.ask(1, b"first")
+    later.deliver()
+    assert {later.core(name).view for name in later.replicas} == {0}
+    assert all(b"first" in later.applications[name].operations for name in later.replicas)
+    later.crash("r1")
+    later.ask(2, b"second")
+    for _ in range(100):
+        later.deliver()
+        if all(b"second" in later.applications[name].operations for name in later.replicas):
+            break
+        later.tick()
+    assert {(later.core(name).view, later.core(name).primary) for name in later.replicas} == {
+        (1, 2)
+    }
 
 
 # --- the end ------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from pbft import authentication
 from pbft.authentication import Authenticator, Identity, is_relayed, sign_message, without_relayed
 from pbft.client import Client, make_request
 from pbft.codec import encode_message
-from pbft.genesis import FORMAT_VERSION, Cluster, Genesis, Member
+from pbft.genesis import PROTOCOL_MIN, Cluster, Genesis, Member
 from pbft.messages import (
     AnyMessage,
     Body,
@@ -198,7 +198,7 @@ def real_cluster() -> Cluster:
         return Member(name, KEYS[name].verify_key.encode(), (role,))
 
     replicas = tuple(member(f"r{index}", "replica") for index in range(4))
-    return Cluster(Genesis(FORMAT_VERSION, replicas, (member("client", "gateway"),), 8, 16, 8, b""))
+    return Cluster(Genesis(PROTOCOL_MIN, replicas, (member("client", "gateway"),), 8, 16, 8, b""))
 
 
 def test_ed25519_holds_for_the_signed_message_only() -> None:

@@ -6,11 +6,16 @@ import pytest
 from pbft.codec import encode_message
 from pbft.genesis import (
     CLIENTS_MAX,
+    PROTOCOL_MAX,
+    PROTOCOL_MIN,
+    PROTOCOL_WITHOUT_VACANT,
     Cluster,
     Genesis,
     InvalidGenesis,
     Member,
+    check_protocol,
     new_view_bytes,
+    vacant_key,
     window_max,
 )
 from pbft.messages import (
@@ -71,7 +76,6 @@ def test_bytes_that_are_no_genesis_are_refused(encoded: bytes) -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"format_version": 2}, "genesis format 2"),
         ({"checkpoint_interval": 0}, "checkpoint_interval"),
         ({"window": 15}, "window must be at least twice"),
         ({"client_window": 0}, "client_window"),
@@ -83,6 +87,36 @@ def test_bytes_that_are_no_genesis_are_refused(encoded: bytes) -> None:
 def test_contradictions_are_refused(changes: dict[str, object], reason: str) -> None:
     with pytest.raises(InvalidGenesis, match=reason):
         Cluster(changed(**changes))
+
+
+def test_only_known_protocols_are_spoken_and_each_is_a_configuration() -> None:
+    """A change to a protocol that this release does not speak is ordered like any other."""
+    for protocol in range(PROTOCOL_MIN, PROTOCOL_MAX + 1):
+        check_protocol(changed(protocol=protocol))
+    later = changed(protocol=PROTOCOL_MAX + 1)
+    assert Cluster.from_bytes(Cluster(later).encoded).genesis == later
+    with pytest.raises(InvalidGenesis, match=f"speaks 1 to {PROTOCOL_MAX}; install a newer one"):
+        check_protocol(later)
+    with pytest.raises(InvalidGenesis, match="not a genesis"):
+        Cluster.from_bytes(msgspec.msgpack.encode(changed(protocol=0)))
+
+
+@pytest.mark.parametrize(
+    ("protocol", "primaries"), [(1, [0, 1, 2, 3, 0, 1]), (PROTOCOL_WITHOUT_VACANT, [0, 2, 3, 0, 2])]
+)
+def test_a_vacant_seat_is_no_primary_from_protocol_2_on(
+    protocol: int, primaries: list[int]
+) -> None:
+    replicas = [member if member.name != "r1" else vacant("r1") for member in good().replicas]
+    cluster = Cluster(changed(replicas=tuple(replicas), protocol=protocol))
+    assert [cluster.primary(view) for view in range(len(primaries))] == primaries
+    assert len(cluster.expected_names) == len(set(primaries))
+    assert cluster.quorums.replicas == 4, "thresholds stay those of all seats"
+
+
+def vacant(name: str) -> Member:
+    """A replica without an owner."""
+    return Member(name, vacant_key(name), ("replica",))
 
 
 @pytest.mark.parametrize("roles", [(), ("gateway",), ("replica", "gateway")])

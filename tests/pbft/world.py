@@ -16,7 +16,7 @@ from pbft.authentication import Identity, is_relayed, sign_message
 from pbft.client import Client, ClientOutput, make_request
 from pbft.codec import decode_message, digest_of, encode_batch, encode_message
 from pbft.core import Core, Settings
-from pbft.genesis import FORMAT_VERSION, Cluster, Genesis, Member
+from pbft.genesis import PROTOCOL_MIN, Cluster, Genesis, Member
 from pbft.messages import (
     AnyMessage,
     Checkpoint,
@@ -209,7 +209,7 @@ def genesis_of(
     """With replicas of these names, or so many of the names `r0` ..., and the two clients."""
     names = replicas if isinstance(replicas, Sequence) else [f"r{n}" for n in range(replicas)]
     return Genesis(
-        FORMAT_VERSION,
+        PROTOCOL_MIN,
         tuple(Member(name, public_key(name), ("replica",)) for name in names),
         tuple(Member(name, public_key(name), ("gateway",)) for name in CLIENTS),
         checkpoint_interval,
@@ -242,7 +242,8 @@ class World:
         )
         self.begin: Mapping[str, bytes] | None
         self.cluster, self.begin = (Cluster(genesis), None) if begins is None else begins
-        self.names = self.cluster.replica_names
+        # nobody runs a vacant seat
+        self.names = self.cluster.expected_names
         self.settings = settings or Settings()
         self.now = 0.0
         self.disks = {name: Disk() for name in self.names}

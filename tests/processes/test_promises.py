@@ -11,7 +11,7 @@ from common.web.peers import Peers
 from node.diagnostics.capture import Capture
 from pbft.authentication import Identity, sign_message
 from pbft.codec import encode_message
-from pbft.genesis import FORMAT_VERSION, Cluster, Genesis, Member
+from pbft.genesis import PROTOCOL_MIN, Cluster, Genesis, Member
 from pbft.messages import AnyMessage, Checkpoint, Commit, Envelope, Prepare, PrePrepare, Request
 from tests.processes.promises import broken_promises_of
 
@@ -19,7 +19,7 @@ ONE, OTHER = b"1" * 32, b"2" * 32
 KEYS = {name: SigningKey(name.encode().ljust(32, b"\0")) for name in ("node0", "node1")}
 CLUSTER = Cluster(
     Genesis(
-        FORMAT_VERSION,
+        PROTOCOL_MIN,
         (Member("node0", KEYS["node0"].public_key, ("replica",)),),
         (Member("node1", KEYS["node1"].public_key, ("gateway",)),),
         8,

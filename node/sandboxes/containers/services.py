@@ -274,6 +274,8 @@ class _Follower:
         os.write(self._waker, b".")
         self._thread.join()
         for stream in self._streams.values():
+            # what came since the thread looked last
+            stream.has_ended()
             stream.close()
         os.close(self._wake)
         os.close(self._waker)

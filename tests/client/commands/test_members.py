@@ -183,7 +183,9 @@ async def test_who_comes_goes_and_has_another_key_is_shown(
     place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
     following = place.next(
-        clients=lambda entries: [entry for entry in entries if entry["name"] != "olga"]
+        clients=lambda entries: [entry for entry in entries if entry["name"] != "olga"],
+        protocol=2,
+        client_window=100,
     )
     ready = ("--ready", *place.readies(following, *REPLICAS))
     assert await place.sign("olga", "propose", str(following), *ready) == 2
@@ -192,6 +194,8 @@ async def test_who_comes_goes_and_has_another_key_is_shown(
     assert f"has another key  replica-3  replica  ed25519:{key}" in shown
     assert "goes             olga" in shown
     assert "4 replicas of which 1 may fail -> 4 replicas of which 1 may fail" in shown
+    assert "  protocol 1 -> 2\n  client_window 256 -> 100\n" in shown
+    assert "checkpoint_interval" not in shown
     assert "warning: fewer than 3 of the next replicas have an operator" in shown
 
 

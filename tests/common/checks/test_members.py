@@ -15,13 +15,13 @@ from common.version import VERSION
 from common.web.limited_listener import LimitedListener
 from common.web.peers import Peers
 from pbft.authentication import Identity
-from pbft.genesis import FORMAT_VERSION, Cluster, Genesis, Member
+from pbft.genesis import PROTOCOL_MIN, Cluster, Genesis, Member
 from scripts.free_ports import free_ports
 
 KEYS = {name: SigningKey(name.encode().ljust(32, b"\0")) for name in ("r0", "r1", "thief")}
 CLUSTER = Cluster(
     Genesis(
-        FORMAT_VERSION,
+        PROTOCOL_MIN,
         (Member("r0", KEYS["r0"].public_key, ("replica",)),),
         (Member("r1", KEYS["r1"].public_key, ("gateway",)),),
         128,

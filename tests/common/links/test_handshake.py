@@ -20,7 +20,7 @@ from common.links.handshake import (
     LinkVersions,
 )
 from pbft.authentication import Identity
-from pbft.genesis import FORMAT_VERSION, Cluster, Genesis, Member
+from pbft.genesis import PROTOCOL_MIN, Cluster, Genesis, Member
 
 KEYS = {name: SigningKey(name.encode().ljust(32, b"\0")) for name in ("r0", "r1", "client")}
 
@@ -28,7 +28,7 @@ KEYS = {name: SigningKey(name.encode().ljust(32, b"\0")) for name in ("r0", "r1"
 def cluster_of(window: int = 256, epoch: int = 0) -> Cluster:
     r0 = Member("r0", KEYS["r0"].public_key, ("replica",))
     others = tuple(Member(name, KEYS[name].public_key, ("gateway",)) for name in ("r1", "client"))
-    cluster = Cluster(Genesis(FORMAT_VERSION, (r0,), others, 128, window, 256, b""))
+    cluster = Cluster(Genesis(PROTOCOL_MIN, (r0,), others, 128, window, 256, b""))
     cluster.epoch = epoch
     return cluster
 

@@ -16,7 +16,7 @@ from common.web.peers import Peers
 from pbft.authentication import Identity
 from pbft.client import make_request
 from pbft.codec import decode_frame
-from pbft.genesis import FORMAT_VERSION, Cluster, Genesis, Member
+from pbft.genesis import PROTOCOL_MIN, Cluster, Genesis, Member
 from pbft.messages import Envelope
 from scripts.free_ports import free_ports
 from tests.waiting import wait_until
@@ -27,7 +27,7 @@ KEYS = {name: SigningKey(name.encode().ljust(32, b"\0")) for name in ("r0", "cli
 def _cluster(window: int = 256) -> Cluster:
     return Cluster(
         Genesis(
-            FORMAT_VERSION,
+            PROTOCOL_MIN,
             (Member("r0", KEYS["r0"].public_key, ("replica",)),),
             (Member("client", KEYS["client"].public_key, ("gateway",)),),
             128,

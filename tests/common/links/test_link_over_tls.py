@@ -19,7 +19,7 @@ from common.web.bounded_http import AnswerBounds, HttpRequest, NoAnswer, ask, bo
 from common.web.limited_listener import LimitedListener, channel_of
 from common.web.peers import Peers
 from pbft.authentication import Identity
-from pbft.genesis import FORMAT_VERSION, Cluster, Genesis, Member
+from pbft.genesis import PROTOCOL_MIN, Cluster, Genesis, Member
 from tests.waiting import wait_until
 
 KEYS = {name: SigningKey(name.encode().ljust(32, b"\0")) for name in ("r0", "r1", "client")}
@@ -29,7 +29,7 @@ BOUNDS = AnswerBounds(1000, 20.0)
 def cluster_of(window: int = 256) -> Cluster:
     r0 = Member("r0", KEYS["r0"].public_key, ("replica",))
     others = tuple(Member(name, KEYS[name].public_key, ("gateway",)) for name in ("r1", "client"))
-    return Cluster(Genesis(FORMAT_VERSION, (r0,), others, 128, window, 256, b""))
+    return Cluster(Genesis(PROTOCOL_MIN, (r0,), others, 128, window, 256, b""))
 
 
 def tls_of(name: str, *, cluster: Cluster | None = None, key: str | None = None) -> MemberTls:
