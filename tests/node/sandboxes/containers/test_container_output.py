@@ -230,3 +230,20 @@ def test_what_lies_below_the_tree_comes_first_on_the_same_input(tmp_path: Path, 
         tmp_path, programs, ("-c", script, RUN_COMMANDS), "echo ran", early=whole, cut_at=9999
     )
     assert said == b""
+
+
+def test_a_tar_that_stops_reading_leaves_nothing_to_the_next(tmp_path: Path) -> None:
+    """Else the rest of an archive would be taken for the tree."""
+    programs = shell_folder(tmp_path, "dash", has_tar=False)
+    for name in ("dd", "head"):
+        found = shutil.which(name)
+        assert found is not None
+        (programs / name).symlink_to(found)
+    (programs / "tar").write_text(f"#!/bin/sh\nhead -c 4 >>{tmp_path}/read\n")
+    (programs / "tar").chmod(0o755)
+    length = 20 * EARLY_BLOCK_BYTES
+    script = unpack_script([("/", length)] * 2)
+    early = b"one\n".ljust(length, b"\0") + b"two\n".ljust(length, b"\0")
+    said = run(tmp_path, programs, ("-c", script, RUN_COMMANDS), "echo ran", early=early)
+    assert said == EARLY_TAKEN + BEGUN + b"+ echo ran\nran\n"
+    assert (tmp_path / "read").read_bytes() == b"one\ntwo\na fi"
