@@ -1,9 +1,10 @@
-"""What a service and a report of test cases add to a build, in seconds.
+"""What a service, a report of test cases and hosts by name add to a build, in seconds.
 
 A service says when something listens on its port, and the first step when it begins, both by the
 kernel's own clock (`/proc/uptime`, hundredths of a second), so no other run is needed. A report is
 timed as one build with `tests:` beside one that makes the same report and names none. Both have two
-steps: a build with one step and nothing else is one container, which `tests:` takes from it.
+steps: a build with one step and nothing else is one container, which `tests:` takes from it. In the
+same way one build's second step names a host. It asks that for nothing, so what shows is the relay.
 """
 
 import asyncio
@@ -11,7 +12,9 @@ import json
 import re
 import statistics
 from collections.abc import Sequence
+from contextlib import closing
 
+import docker
 import msgspec
 
 from bench.build_times import build_seconds
@@ -21,6 +24,7 @@ from bench.figures import spread
 from bench.network import BenchFailed, open_network, wait_until_linked
 from bench.rows import Row, Target
 from scripts.harness import Network
+from scripts.relay_image import ensure_relay_image
 
 NAME = "pipelines"
 CASES, CASES_QUICK = 5000, 10
@@ -28,6 +32,9 @@ PAIRS = 9
 AGAINST = "one second"
 SERVICE_TARGET = Target(0.5)
 REPORT_TARGET = Target(0.3)
+# a container more, in a network of its own: nobody asked for a figure before it was measured
+HOSTS_TARGET = Target(1.0)
+HOST = "packages.example.org"
 
 _PORT = 5432
 _NOW = 'read now rest </proc/uptime; echo "{what} $now"'
@@ -48,26 +55,59 @@ class _Seconds(msgspec.Struct, frozen=True):
 
 
 async def run(context: Context) -> list[Row]:
-    """Both rows. Raises BenchFailed, NetworkFailed, StartFailed."""
+    """All rows. Raises BenchFailed, NetworkFailed, StartFailed."""
     async with ready_engine() as engine:
+        relay_image = await asyncio.to_thread(_relay_image, engine.host)
         with open_network(
             context,
             NAME,
             executor="docker",
             branches=_branches(engine, CASES_QUICK if context.is_quick else CASES),
-            overrides={"node": {"docker_host": engine.host}},
+            overrides={
+                "node": {
+                    "docker_host": engine.host,
+                    "network_hosts": [HOST],
+                    "network_relay_image": relay_image,
+                }
+            },
         ) as network:
             await asyncio.to_thread(network.start)
             await asyncio.to_thread(wait_until_linked, network)
-            return [await _service_row(context, network), await _report_row(context, network)]
+            cases = CASES_QUICK if context.is_quick else CASES
+            return [
+                await _service_row(context, network),
+                await _added_row(
+                    context,
+                    network,
+                    "reported",
+                    what=f"`tests` with {cases:,} cases",
+                    target=REPORT_TARGET,
+                ),
+                await _added_row(
+                    context,
+                    network,
+                    "named",
+                    what="a step with `network: [host]`",
+                    target=HOSTS_TARGET,
+                ),
+            ]
+
+
+def _relay_image(host: str) -> str:
+    with closing(docker.DockerClient(base_url=host)) as client:
+        return ensure_relay_image(client)
 
 
 def _branches(engine: ReadyEngine, cases: int) -> dict[str, dict[str, str]]:
-    def branch(first: Sequence[str], second: Sequence[str], **more: object) -> dict[str, str]:
-        steps = [
+    def branch(
+        first: Sequence[str], second: Sequence[str], *, network: Sequence[str] = (), **more: object
+    ) -> dict[str, str]:
+        steps: list[dict[str, object]] = [
             {"name": name, "commands": commands}
             for name, commands in (("first", first), ("second", second))
         ]
+        if network:
+            steps[1]["network"] = network
         return {".pbft-ci.yml": json.dumps({"image": engine.image, "steps": steps, **more})}
 
     def now(what: str) -> str:
@@ -80,6 +120,7 @@ def _branches(engine: ReadyEngine, cases: int) -> dict[str, dict[str, str]]:
     return {
         "master": branch([report], ["true"]),
         "reported": branch([report], ["true"], tests={"junit": ["report.xml"], "required": True}),
+        "named": branch([report], ["true"], network=[HOST]),
         "served": branch([now("began"), now("ended")], [now("again")], services=[service | ready]),
     }
 
@@ -107,21 +148,24 @@ async def _service_row(context: Context, network: Network) -> Row:
     )
 
 
-async def _report_row(context: Context, network: Network) -> Row:
-    async def one(branch: str) -> float:
-        return (await build_seconds(network, lambda: network.post(branch))).seconds
+async def _added_row(
+    context: Context, network: Network, branch: str, *, what: str, target: Target
+) -> Row:
+    """What that branch takes beyond `master`. what: it has that `master` has not."""
 
-    for branch in ("master", "reported"):
-        await one(branch)
+    async def one(name: str) -> float:
+        return (await build_seconds(network, lambda: network.post(name))).seconds
+
+    for name in ("master", branch):
+        await one(name)
     ours, theirs = await context.pairs(
-        1 if context.is_quick else PAIRS, lambda: one("reported"), lambda: one("master")
+        1 if context.is_quick else PAIRS, lambda: one(branch), lambda: one("master")
     )
-    cases = CASES_QUICK if context.is_quick else CASES
     return Row(
         bench=NAME,
-        what=f"`tests` with {cases:,} cases: seconds more than without, to the accepted verdict",
+        what=f"{what}: seconds more than without, to the accepted verdict",
         against=AGAINST,
-        target=REPORT_TARGET,
+        target=target,
         ratio=spread([mine - other for mine, other in zip(ours, theirs, strict=True)]),
         figures={"s": spread(ours).median, "without s": spread(theirs).median},
     )

@@ -5,6 +5,9 @@ It holds plain files, folders, symbolic links (as they are, and nothing behind o
 to an earlier plain file of the same entry. All belong to the user of builds. Anything else, or more
 than the bounds below, raises EntryRefused, and nothing is kept.
 
+Any tar unpacks it: long names have the form that BusyBox understands, and folders come once more at
+the end of each part, with their time, for a tar that does not put that off by itself.
+
 `tarfile` reads a header of any size into memory and calls itself for each extended header. So only
 its parser of one block is used here; headers and their records are bounded before they are read.
 """
@@ -87,7 +90,8 @@ class EntryWriter:
         self._page_bytes = 0
         self._file_count = 0
         # of this root: the names of folders, and of plain files that a link may lead to
-        self._folders: set[str] = set()
+        # folders with their permissions and seconds
+        self._folders: dict[str, tuple[int, int]] = {}
         self._files: set[str] = set()
         self._others: set[str] = set()
         self._entry_count = 0
@@ -129,8 +133,7 @@ class EntryWriter:
             folder = "/".join(parts[:depth])
             if folder not in self._folders:
                 self._note_name(folder)
-                self._folders.add(folder)
-                self._write_header(folder, tarfile.DIRTYPE, mode=_PARENT_MODE)
+                self._add_folder(folder, _PARENT_MODE, 0)
 
     def _add_member(
         self, parent: str, base: str, member: "Member", *, reader: "MemberReader", stop: Stop
@@ -144,20 +147,27 @@ class EntryWriter:
         self._note_name(path)
         if member.kind != tarfile.REGTYPE and member.size:
             raise EntryRefused(f"{log_text(path)} has content and is no file")
+        mode, seconds = member.mode & 0o777, min(max(member.seconds, 0), SECONDS_MAX)
         match member.kind:
             case tarfile.DIRTYPE:
-                self._folders.add(path)
-                self._write_header(path, member.kind, member=member)
+                self._add_folder(path, mode, seconds)
             case tarfile.REGTYPE:
                 self._files.add(path)
-                self._copy(path, member, reader, stop=stop)
+                # before anything is read: a file with holes may seem to have terabytes
+                self._check_room(member.size + 2 * _BLOCK)
+                self._page_bytes += -(-member.size // PAGE_BYTES) * PAGE_BYTES
+                self._write_header(path, member.kind, mode, seconds, size=member.size)
+                for chunk in reader.content():
+                    stop.check()
+                    self._write(chunk)
+                self._write(b"\0" * (-member.size % _BLOCK))
             case tarfile.SYMTYPE:
                 self._others.add(path)
                 target = member.target.encode(_ENCODING, _ERRORS)
                 if not 0 < len(target) <= PATH_BYTES_MAX:
                     raise EntryRefused(f"{log_text(path)} is a link with too long a target")
                 self._page_bytes += PAGE_BYTES if len(target) >= LINK_BYTES_MIN else 0
-                self._write_header(path, member.kind, member=member, target=member.target)
+                self._write_header(path, member.kind, mode, seconds, target=member.target)
             case tarfile.LNKTYPE:
                 target_path = _path_in(parent, base, member.target)
                 if target_path not in self._files:
@@ -166,43 +176,33 @@ class EntryWriter:
                         " earlier file of this entry"
                     )
                 self._files.add(path)
-                self._write_header(path, member.kind, member=member, target=target_path)
+                self._write_header(path, member.kind, mode, seconds, target=target_path)
             case _:
                 raise EntryRefused(f"{log_text(path)} is a special file")
 
-    def _copy(self, path: str, member: "Member", reader: "MemberReader", *, stop: Stop) -> None:
-        # before anything is read: a file with holes may seem to have terabytes
-        self._check_room(member.size + 2 * _BLOCK)
-        self._page_bytes += -(-member.size // PAGE_BYTES) * PAGE_BYTES
-        self._write_header(path, member.kind, member=member)
-        for chunk in reader.content():
-            stop.check()
-            self._write(chunk)
-        self._write(b"\0" * (-member.size % _BLOCK))
+    def _add_folder(self, path: str, mode: int, seconds: int) -> None:
+        self._folders[path] = mode, seconds
+        self._write_header(path, tarfile.DIRTYPE, mode, seconds)
 
     def _write_header(
         self,
         path: str,
         kind: bytes,
+        mode: int,
+        seconds: int,
         *,
-        member: "Member | None" = None,
-        mode: int = 0,
+        size: int = 0,
         target: str = "",
     ) -> None:
         header = tarfile.TarInfo(path)
-        header.type = kind
+        header.type, header.size, header.linkname = kind, size, target
         header.uid = header.gid = OWNER_ID
-        header.linkname = target
-        header.mode = mode
-        if member is not None:
-            header.mode = member.mode & 0o777
-            header.mtime = min(max(member.seconds, 0), SECONDS_MAX)
-            header.size = member.size if kind == tarfile.REGTYPE else 0
-        self._file_count += 1
-        self._write(header.tobuf(tarfile.PAX_FORMAT, _ENCODING, _ERRORS))
+        header.mode, header.mtime = mode, seconds
+        self._write(header.tobuf(tarfile.GNU_FORMAT, _ENCODING, _ERRORS))
 
     def _note_name(self, path: str) -> None:
         """Count a name before it is held. Raises EntryRefused."""
+        self._file_count += 1
         self._entry_count += 1
         if self._entry_count > ENTRIES_MAX:
             raise EntryRefused(f"there are more than {ENTRIES_MAX} entries")
@@ -228,12 +228,15 @@ class EntryWriter:
 
     def _end_part(self) -> None:
         if self._root is not None:
+            # from below: what is in a folder changes its time
+            for path, (mode, seconds) in reversed(self._folders.items()):
+                self._write_header(path, tarfile.DIRTYPE, mode, seconds)
             self._write(_END)
             length = self._length - self._began_at
             self._parts.append(Part(self._root, length, self._page_bytes, self._file_count))
         self._root = None
         self._page_bytes = self._file_count = 0
-        self._folders, self._files, self._others = set(), set(), set()
+        self._folders, self._files, self._others = {}, set(), set()
 
 
 class Member(msgspec.Struct, frozen=True):

@@ -12,7 +12,7 @@ import msgspec
 from common.pipeline.pipeline_file import Cache
 
 # of the entries' form, too: those of another number are never found
-KEY_FORMAT = 1
+KEY_FORMAT = 2
 
 
 class EntryOwner(msgspec.Struct, frozen=True):

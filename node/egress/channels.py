@@ -10,6 +10,7 @@ from collections.abc import Callable
 from node.egress.relay_program import (
     CLOSE,
     DATA,
+    END,
     FAILED,
     HEAD,
     OPEN,
@@ -34,13 +35,15 @@ class RelayChannel:
         self._received = bytearray()
         # so much may still be sent
         self._window = WINDOW_BYTES
+        # the step sends no more; the second: and reads no more
+        self._is_sent = False
         self._has_ended = False
         self._is_closed = False
         self._changed = asyncio.Event()
 
     async def read(self) -> bytes:
         """The next bytes, which the relay may then replace with others; empty at the end."""
-        while not self._received and not self._has_ended:
+        while not self._received and not (self._is_sent or self._has_ended):
             await self._change()
         data = bytes(self._received)
         self._received.clear()
@@ -77,6 +80,8 @@ class RelayChannel:
             self._window += number
             if self._window > WINDOW_BYTES:
                 raise RelayFailed("more bytes taken than were sent")
+        elif kind == END:
+            self._is_sent = True
         self._changed.set()
 
     def end(self) -> None:
@@ -138,7 +143,7 @@ class RelayChannels:
             self._last = number
             channel = self._channels[number] = RelayChannel(number, self._send)
             self._serve(channel)
-        elif kind in (DATA, TAKEN, CLOSE):
+        elif kind in (DATA, TAKEN, CLOSE, END):
             known = self._channels.get(number)
             if known is None:
                 return

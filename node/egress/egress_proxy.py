@@ -220,26 +220,26 @@ class _Connection:
         await self._writer.drain()
 
     async def carry(self, first: bytes, bytes_max: int | None = None) -> None:
-        """Carry bytes in both directions, until one side ends it or all are silent.
+        """Carry bytes in both directions, until the host ends it or all are silent.
+
+        The host is told if the client sends no more, and may still answer.
 
         first: of the client. bytes_max: how many of the client's are passed on; None: all. What it
         sends beyond that is a request for another connection. Raises OSError.
         """
         loop = asyncio.get_running_loop()
         self._heard_at = loop.time()
-        both = {
-            asyncio.create_task(self._carry_up(first, bytes_max)),
-            asyncio.create_task(self._carry_down()),
-        }
+        down = asyncio.create_task(self._carry_down())
+        both = waiting = {asyncio.create_task(self._carry_up(first, bytes_max)), down}
         try:
             while True:
                 seconds = self._heard_at + SILENCE_SECONDS_MAX - loop.time()
-                done, _ = await asyncio.wait(
-                    both, timeout=max(0.0, seconds), return_when=asyncio.FIRST_COMPLETED
+                done, waiting = await asyncio.wait(
+                    waiting, timeout=max(0.0, seconds), return_when=asyncio.FIRST_COMPLETED
                 )
-                if done:
-                    for task in done:
-                        task.result()
+                for task in done:
+                    task.result()
+                if down in done:
                     return
                 if loop.time() - self._heard_at >= SILENCE_SECONDS_MAX:
                     return
@@ -261,6 +261,9 @@ class _Connection:
             self._count(data[len(taken) :])
             data = await self._channel.read()
             if not data:
+                # a whole request needs no end: some servers take one for a client that has gone
+                if left != 0 and not self._writer.is_closing():
+                    self._writer.write_eof()
                 return
 
     async def _carry_down(self) -> None:

@@ -7,7 +7,8 @@ process. The program stands alone, since it is handed to a Python of another ima
 A frame is its kind, a channel, a number, and for DATA and FAILED that many bytes. Each side sends
 at most WINDOW_BYTES of a channel that the other has not reported as TAKEN. So a step that does not
 read stops nobody else, and memory is bounded. CLOSE says that nothing more comes, and nothing more
-is read: what was sent before is still delivered.
+is read: what was sent before is still delivered. The relay says END when a step's program sends no
+more; it may read on, and there is no way to tell until something is sent to it.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from collections.abc import Callable
 from contextlib import suppress
 
 HEAD = struct.Struct(">BII")
-# to the node: READY, OPEN, FAILED; the others in both directions
-READY, OPEN, FAILED, DATA, TAKEN, CLOSE = range(6)
+# to the node: READY, OPEN, FAILED, END; the others in both directions
+READY, OPEN, FAILED, DATA, TAKEN, CLOSE, END = range(7)
 WINDOW_BYTES = 128 * 1024
 PIECE_BYTES = 32 * 1024
 _ADDRESS = "127.0.0.1"
@@ -37,6 +38,8 @@ class _Connection:
         self.pending = b""
         # so much may still be sent to the node
         self.window = WINDOW_BYTES
+        # the program has sent all that it will
+        self.has_ended = False
         # the node has sent all that it will
         self.is_ending = False
 
@@ -96,7 +99,7 @@ class _Relay:
     def _rest(self, connection: _Connection) -> None:
         """Watch for what can be done next."""
         events = selectors.EVENT_WRITE if connection.pending else 0
-        if connection.window > 0 and not connection.is_ending:
+        if connection.window > 0 and not (connection.is_ending or connection.has_ended):
             events |= selectors.EVENT_READ
         self._watch(connection.peer, events, lambda found: self._serve(connection, found))
 
@@ -111,11 +114,9 @@ class _Relay:
                 self._send(TAKEN, connection.number, sent)
             if events & selectors.EVENT_READ:
                 data = connection.peer.recv(min(PIECE_BYTES, connection.window))
-                if not data:
-                    self._drop(connection)
-                    return
                 connection.window -= len(data)
-                self._send(DATA, connection.number, len(data), data=data)
+                connection.has_ended = not data
+                self._send(DATA if data else END, connection.number, len(data), data=data)
         except BlockingIOError:
             pass
         except OSError:

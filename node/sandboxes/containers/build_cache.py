@@ -1,11 +1,14 @@
 """Puts entries of caches into a build's workspace, and takes new ones out of it. Blocking.
 
-The engine unpacks an entry before the first step, below the commit's own files, which win. It packs
-the cached paths after the last step, when no step runs any more: so the image needs no tar.
+An entry is unpacked before the first step, below the commit's own files, which win. The only
+container of a build takes it over its standard input; else the engine unpacks it into the keeper,
+so the image needs no tar. The engine packs the cached paths after the last step, when no step runs
+any more.
 """
 
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import IO, BinaryIO, cast
 
 import docker
@@ -17,6 +20,7 @@ from common.pipeline.pipeline_file import HOME_ROOT, WORKSPACE_ROOT, Cache
 from node.caches.cache_store import Entry
 from node.caches.entry_archive import CHUNK_BYTES, EntryRefused, EntryWriter
 from node.sandboxes.containers.container import HOME, files_max
+from node.sandboxes.containers.container_run import EarlyArchive
 from node.sandboxes.containers.workspace import FOLDER, ArchiveStream, archive_of
 from node.sandboxes.sandbox import Work
 from node.sources.tree import ENTRIES_MAX, WORKSPACE
@@ -43,6 +47,66 @@ def find_caches(work: Work, image_ids: tuple[str, ...]) -> FoundEntries:
     return () if work.caches is None else work.caches.find(image_ids, work.log.note)
 
 
+class OpenEntry(msgspec.Struct, frozen=True):
+    """An entry that the build uses. file: at its beginning; it was as it was written."""
+
+    entry: Entry
+    file: BinaryIO
+
+
+@contextmanager
+def open_caches(work: Work, *, found: FoundEntries, stop: Stop) -> Iterator[tuple[OpenEntry, ...]]:
+    """Those of what was found that fit into the build's file systems and are whole.
+
+    The log says why another one is not used. Raises Stopped.
+    """
+    access = work.caches
+    opened = []
+    with ExitStack() as files:
+        rooms = _rooms(work.limits, work.tree.stat().st_size)
+        for cache, entry in found:
+            assert access is not None, "it found the entry"
+            problem = "the file systems of this build are smaller"
+            if _take_room(rooms, entry) and access.note_use(entry):
+                file = access.store.open(entry, stop)
+                if file is not None:
+                    opened.append(OpenEntry(entry, files.enter_context(file)))
+                    continue
+                problem = "its entry was not as it was written"
+            access.store.counts.misses += 1
+            work.log.note(f"cache {cache.name}: not used, {problem}")
+        yield tuple(opened)
+
+
+def early_archives(opened: OpenEntry, stop: Stop) -> Iterator[EarlyArchive]:
+    """The entry for a container that takes it before its tree.
+
+    The pieces of what comes are to be read in its order. Reading them raises Stopped, OSError.
+    """
+    for part in opened.entry.parts:
+        pieces = _chunks(opened.file, part.length, stop)
+        yield EarlyArchive(ROOTS[part.root], part.length, pieces)
+
+
+def count_restored(work: Work, restored: tuple[OpenEntry, ...], seconds: float) -> None:
+    """Count entries that the build uses, and that were unpacked together in that time."""
+    if restored:
+        assert work.caches is not None, "it has the entries"
+        counts = work.caches.store.counts
+        counts.hits += len(restored)
+        counts.restored_bytes += sum(opened.entry.length for opened in restored)
+        counts.restored_seconds += seconds
+
+
+def note_restored(work: Work, restored: tuple[OpenEntry, ...], seconds: float) -> None:
+    """Say in the log which entries were unpacked together in that time."""
+    for entry in (opened.entry for opened in restored):
+        work.log.note(
+            f"cache {entry.name}: {entry.length} bytes in {seconds:.1f} s"
+            f"{' with the others' if len(restored) > 1 else ''}, made by build {entry.build[:12]}"
+        )
+
+
 def restore_caches(
     client: docker.APIClient,
     container: str,
@@ -51,57 +115,34 @@ def restore_caches(
     found: FoundEntries,
     stop: Stop,
 ) -> None:
-    """Unpack what was found for this build into the container's empty file systems.
+    """Have the engine unpack what was found for this build into the container's empty file systems.
 
     container: one that runs, and whose file systems are volumes. Raises Stopped, OSError and what
     the library raises: then the file systems may hold a part of what `CacheAccess.used` names.
     """
-    access = work.caches
-    assert access is not None, "asked for only if the pipeline names caches"
-    rooms = _rooms(work.limits, work.tree.stat().st_size)
-    for cache, entry in found:
-        problem = "the file systems of this build are smaller"
-        if _take_room(rooms, entry) and access.note_use(entry):
-            file = access.store.open(entry, stop)
-            if file is not None:
-                with file:
-                    _restore(client, container, work, entry=entry, file=file, stop=stop)
-                continue
-            problem = "its entry was not as it was written"
-        access.store.counts.misses += 1
-        work.log.note(f"cache {cache.name}: not used, {problem}")
+    with open_caches(work, found=found, stop=stop) as entries:
+        for opened in entries:
+            _restore(client, container, work, opened, stop=stop)
 
 
 def _restore(
-    client: docker.APIClient,
-    container: str,
-    work: Work,
-    *,
-    entry: Entry,
-    file: BinaryIO,
-    stop: Stop,
+    client: docker.APIClient, container: str, work: Work, opened: OpenEntry, *, stop: Stop
 ) -> None:
     """Unpack one entry. Raises as restore_caches."""
     began_at = time.monotonic()
     access = work.caches
     assert access is not None, "it has the entry"
-    access.used.append(entry)
+    access.used.append(opened.entry)
     try:
-        for part in entry.parts:
-            client.put_archive(container, ROOTS[part.root], _chunks(file, part.length, stop))
+        for part in opened.entry.parts:
+            client.put_archive(container, ROOTS[part.root], _chunks(opened.file, part.length, stop))
     except docker.errors.APIError:
         # the engine answered, and does not take it: so it would be each time
-        access.store.evict(entry, "unusable")
+        access.store.evict(opened.entry, "unusable")
         raise
     seconds = time.monotonic() - began_at
-    counts = access.store.counts
-    counts.hits += 1
-    counts.restored_bytes += entry.length
-    counts.restored_seconds += seconds
-    work.log.note(
-        f"cache {entry.name}: {entry.length} bytes in {seconds:.1f} s, made by build"
-        f" {entry.build[:12]}"
-    )
+    count_restored(work, (opened,), seconds)
+    note_restored(work, (opened,), seconds)
 
 
 def stage_caches(client: docker.APIClient, keeper: str, work: Work, *, stop: Stop) -> None:

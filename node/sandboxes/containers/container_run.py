@@ -4,7 +4,7 @@ import select
 import socket
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,11 @@ import msgspec
 
 from node.outputs.build_log import BuildLog
 from node.sandboxes.containers.container import ContainerOrder, create_container
-from node.sandboxes.containers.container_output import ContainerOutput, TreeNotTaken
+from node.sandboxes.containers.container_output import (
+    EARLY_BLOCK_BYTES,
+    ContainerOutput,
+    TreeNotTaken,
+)
 from node.sandboxes.containers.docker_engine import EngineResources
 from node.sandboxes.sandbox import GRACE_SECONDS
 from node.work.threads import Stop, Stopped
@@ -28,6 +32,8 @@ END_POLL_SECONDS = 2.0
 CHUNK_BYTES = 64 * 1024
 # of the whole tree; a shell that takes longer hangs, or has a crumb of a CPU
 TREE_SECONDS_MAX = 60.0
+# of the archives before the tree, which may be large: they get time beyond that
+EARLY_BYTES_PER_SECOND_MIN = 8 * 2**20
 # the engine learns of an out-of-memory kill after the exit: seconds later where it is busy
 OUT_OF_MEMORY_SECONDS = 5.0
 KILLED_EXIT_CODE = 137
@@ -40,15 +46,29 @@ class ContainerEnd(msgspec.Struct, frozen=True):
     is_out_of_memory: bool
 
 
+class EarlyArchive(msgspec.Struct, frozen=True):
+    """A tar archive that is unpacked before the tree.
+
+    folder: in the container. length: bytes of all pieces, which are read once.
+    """
+
+    folder: str
+    length: int
+    pieces: Iterable[bytes]
+
+
 class HandedTree(msgspec.Struct, frozen=True):
     """What a container gets before its commands run.
 
-    archive: a tar file that its entrypoint unpacks from its standard input, as UNPACK of
-    node.sandboxes.containers.container_output does. fill: puts something into the volumes of the
-    container with that id, which waits for its archive meanwhile.
+    archive: a tar file that its entrypoint unpacks from its standard input, as `unpack_script` of
+    node.sandboxes.containers.container_output does. early: what comes before it there.
+    on_early_taken: called once the container has those. fill: puts something into the volumes of
+    the container with that id, which waits for its archives meanwhile.
     """
 
     archive: Path
+    early: tuple[EarlyArchive, ...] = ()
+    on_early_taken: Callable[[], None] = lambda: None
     fill: Callable[[str], None] = lambda container: None
 
 
@@ -67,7 +87,8 @@ def run_container(
     tree: what its entrypoint waits for on its standard input; the time begins after that.
 
     When stopped, the processes in it are asked to end before they are killed. Raises TreeNotTaken,
-    Stopped, OSError (log disk full), what the library raises and what `HandedTree.fill` raises.
+    Stopped, OSError (log disk full), what the library raises, and what `HandedTree.fill` and the
+    pieces of its archives raise.
     """
     assert order.seconds is not None, "what is waited for has a time"
     container_id = create_container(client, order)
@@ -78,13 +99,17 @@ def run_container(
     # the library hands out a file around the socket, which has to be closed as well
     connection: socket.socket = getattr(stream, "_sock", stream)
     connection.setblocking(False)
-    output = ContainerOutput(log, is_tree_expected=tree is not None)
+    output = ContainerOutput(
+        log,
+        is_tree_expected=tree is not None,
+        on_early_taken=tree.on_early_taken if tree is not None and tree.early else None,
+    )
     try:
         stop.check()
         client.start(container_id)
         if tree is not None:
             tree.fill(container_id)
-            _hand_in(connection, tree.archive, output, stop=stop)
+            _hand_in(connection, tree, output, stop=stop)
         ends_at = time.monotonic() + order.seconds
         _read_output(connection, ends_at, output, stop=stop)
         code = _wait(client, container_id, ends_at, stop=stop)
@@ -110,35 +135,48 @@ def can_hand_in(client: docker.APIClient) -> bool:
     return client.base_url.startswith(("http+docker://localhost", "http://"))
 
 
-def _hand_in(connection: socket.socket, tree: Path, output: ContainerOutput, *, stop: Stop) -> None:
-    """Send the tree, until the container says that it has it. Raises TreeNotTaken."""
-    ends_at = time.monotonic() + TREE_SECONDS_MAX
+def _hand_in(
+    connection: socket.socket, tree: HandedTree, output: ContainerOutput, *, stop: Stop
+) -> None:
+    """Send the archives, until the container says that it has the tree. Raises TreeNotTaken."""
+    early_bytes = sum(early.length for early in tree.early)
+    ends_at = time.monotonic() + TREE_SECONDS_MAX + early_bytes / EARLY_BYTES_PER_SECOND_MIN
     poll = select.poll()
-    is_open = True
-    with tree.open("rb") as file:
-        piece = memoryview(b"")
-        while not output.has_begun:
-            stop.check()
-            if time.monotonic() >= ends_at:
-                raise TreeNotTaken(f"it was not unpacked within {TREE_SECONDS_MAX:g} s")
-            if is_open and not piece:
-                piece = memoryview(file.read(CHUNK_BYTES))
-            try:
-                if piece:
-                    piece = piece[connection.send(piece) :]
-                elif is_open:
-                    connection.shutdown(socket.SHUT_WR)
-                    is_open = False
-            except BlockingIOError:
-                pass
-            except OSError:
-                # nobody reads any more; what it said comes first
-                piece, is_open = memoryview(b""), False
-            if read_some(connection, output) == 0:
-                raise TreeNotTaken("the container ended before it was unpacked")
-            poll.register(connection, select.POLLIN | (select.POLLOUT if is_open else 0))
-            if not output.has_begun:
-                poll.poll(1000 * POLL_SECONDS)
+    pieces: Iterator[bytes] | None = _pieces(tree)
+    piece = memoryview(b"")
+    while not output.has_begun:
+        stop.check()
+        if time.monotonic() >= ends_at:
+            raise TreeNotTaken("it was not unpacked in time")
+        if pieces is not None and not piece:
+            piece = memoryview(next(pieces, b""))
+        try:
+            if piece:
+                piece = piece[connection.send(piece) :]
+            elif pieces is not None:
+                connection.shutdown(socket.SHUT_WR)
+                pieces = None
+        except BlockingIOError:
+            pass
+        except OSError:
+            # nobody reads any more; what it said comes first
+            piece, pieces = memoryview(b""), None
+        if read_some(connection, output) == 0:
+            raise TreeNotTaken("the container ended before it was unpacked")
+        poll.register(connection, select.POLLIN | (select.POLLOUT if pieces is not None else 0))
+        if not output.has_begun:
+            poll.poll(1000 * POLL_SECONDS)
+
+
+def _pieces(tree: HandedTree) -> Iterator[bytes]:
+    """What the container reads on its standard input; none of them is empty."""
+    for early in tree.early:
+        yield from (piece for piece in early.pieces if piece)
+        if padding := -early.length % EARLY_BLOCK_BYTES:
+            yield bytes(padding)
+    with tree.archive.open("rb") as file:
+        while piece := file.read(CHUNK_BYTES):
+            yield piece
 
 
 def _read_output(

@@ -3,14 +3,16 @@
 Several steps, artifacts, test reports, services or caches need a workspace that outlives a
 container: see `workspace`. A single step without those gets its tree over its standard input, into
 file systems that end with it, and its image's own tar unpacks the tree: that is a third of the work
-for the engine. So does a single step whose caches are only read, or that has inputs by lock file:
-the engine unpacks them into it while it waits for its tree. If the image has no tar, or anything
-else is unusual before the first command runs, the step runs like the others.
+for the engine. So does a single step whose caches are only read: their entries come before the
+tree. If it has inputs by lock file, the engine unpacks them into it while it waits for its tree.
+If the image has no tar, or anything else is unusual before the first command runs, the step runs
+like the others.
 """
 
 import hashlib
 import posixpath
-from collections.abc import Iterator, Mapping, MutableSet
+import time
+from collections.abc import Iterable, Iterator, Mapping, MutableSet
 from contextlib import contextmanager
 
 import docker
@@ -22,7 +24,16 @@ from common.pipeline.pipeline_file import Pipeline, Step
 from node.dependencies.hand_in import INPUTS
 from node.egress.egress_proxy import EgressRules
 from node.egress.operator_rules import OperatorRules, not_allowed
-from node.sandboxes.containers.build_cache import ROOTS, FoundEntries, find_caches, restore_caches
+from node.sandboxes.containers.build_cache import (
+    FoundEntries,
+    OpenEntry,
+    count_restored,
+    early_archives,
+    find_caches,
+    note_restored,
+    open_caches,
+    restore_caches,
+)
 from node.sandboxes.containers.container import (
     HOME,
     JOINABLE,
@@ -30,9 +41,10 @@ from node.sandboxes.containers.container import (
     TEMPORARY,
     ContainerOrder,
 )
-from node.sandboxes.containers.container_output import UNPACK, TreeNotTaken
+from node.sandboxes.containers.container_output import TreeNotTaken, unpack_script
 from node.sandboxes.containers.container_run import (
     ContainerEnd,
+    EarlyArchive,
     HandedTree,
     can_hand_in,
     run_container,
@@ -54,8 +66,8 @@ from node.sandboxes.containers.services import (
 from node.sandboxes.containers.workspace import (
     CA_FILE,
     Workspace,
+    fill_home,
     fill_inputs,
-    fill_tree,
     fill_workspace,
     inputs_volume_bytes,
     keeper_end,
@@ -88,10 +100,6 @@ CA_VARIABLES = (
     "GIT_SSL_CAINFO",
     "CURL_CA_BUNDLE",
 )
-
-
-# A tar file without members, of one record.
-EMPTY_TAR = bytes(10240)
 
 
 class RunContext(msgspec.Struct, frozen=True):
@@ -146,27 +154,32 @@ def run_pipeline(
     if not _is_short(client, context, steps, found=found):
         return _run_steps(client, context, steps, found=found, stop=stop)
     used_before = 0 if work.caches is None else len(work.caches.used)
+    remaining, is_without_tar = found, False
     try:
         return _run_alone(client, context, steps[0], found=found, stop=stop)
-    except _NotRestored as problem:
+    except _EntryUnreadable as problem:
         work.log.note(f"caches: not used after all: {problem}")
-        remaining: FoundEntries = ()
+        remaining = ()
     except TreeNotTaken as problem:
         work.log.note(f"the image's tar does not unpack the tree ({problem}): the engine does")
-        remaining = found
+        is_without_tar = not isinstance(problem, _NotOverCaches)
     if work.caches is not None:
         work.caches.forget(used_before)
     client.remove_container(context.resources.containers.pop(), force=True, v=True)
     result = _run_steps(client, context, steps, found=remaining, stop=stop)
-    if remaining == found:
+    if is_without_tar:
         # Only now: a tree that the engine does not unpack either says nothing about the image, and
         # must not send the builds of others the long way.
         context.without_tar.add(_surroundings(context, steps[0], found))
     return result
 
 
-class _NotRestored(Exception):
-    """The engine does not put a cache into the only container; nothing of the build has run."""
+class _EntryUnreadable(Exception):
+    """An entry of a cache cannot be read to its end; nothing of the build has run."""
+
+
+class _NotOverCaches(TreeNotTaken):
+    """The image's tar took the caches, and not this commit's tree over them."""
 
 
 def _is_short(
@@ -207,68 +220,88 @@ def _surroundings(context: RunContext, step: Step, found: FoundEntries) -> str:
 def _run_alone(
     client: docker.APIClient, context: RunContext, step: Step, *, found: FoundEntries, stop: Stop
 ) -> RunResult:
-    """The only step, in a container that takes its tree itself.
+    """The only step, in a container that takes its tree itself, and what is to lie below that.
 
-    The file systems that caches go into are volumes, for the engine sees no others. Where one is
-    the workspace, the engine unpacks the tree over it as well: the commit's own files win there.
-    Inputs by lock file have a volume as well. It is writable for the engine alone: folder and files
-    are root's, and a step is another user without any capability. Raises TreeNotTaken and
-    _NotRestored too.
+    Inputs by lock file have a volume, for the engine sees no other file systems. It is writable for
+    the engine alone: folder and files are root's, and a step is another user without any
+    capability. Raises TreeNotTaken and _EntryUnreadable too.
     """
     limits, work = context.limits, context.work
-    sizes = {WORKSPACE: limits.workspace_bytes, HOME: limits.home_bytes}
-    filled = {ROOTS[part.root] for _, entry in found for part in entry.parts}
+    new_volumes = {}
     if work.inputs is not None:
-        sizes[INPUTS] = inputs_volume_bytes(work.inputs)
-        filled.add(INPUTS)
-        if work.inputs.home:
-            filled.add(HOME)
-    tree = work.tree
-    if WORKSPACE in filled:
-        tree = work.folder / "empty.tar"
-        tree.write_bytes(EMPTY_TAR)
-
-    def fill(container: str) -> None:
-        try:
-            with engine_errors():
-                if found:
-                    restore_caches(client, container, work, found=found, stop=stop)
-                if WORKSPACE in filled:
-                    fill_tree(client, container, work.tree, stop=stop)
-                if work.inputs is not None:
-                    fill_inputs(client, container, work.inputs, stop=stop)
-        except InfrastructureError as error:
-            if not found:
-                raise
-            raise _NotRestored(error.reason) from error
-
+        new_volumes[INPUTS] = volume_options(INPUTS, inputs_volume_bytes(work.inputs))
     passed = result_of_exit(0, context.image_digest, context.image_id)
     sequence = StepSequence(context.work, context.pipeline, (step,), passed=passed)
     next(sequence.steps())
-    order = msgspec.structs.replace(
-        _order(context, step),
-        name=f"{context.name}-1-{step.name}",
-        entrypoint=("sh", "-c", UNPACK, RUN_COMMANDS, "pbft-ci"),
-        seconds=sequence.begin(step),
-        temporary={
-            TEMPORARY: limits.temporary_bytes,
-            **{path: size for path, size in sizes.items() if path not in filled},
-        },
-        new_volumes={path: volume_options(path, sizes[path]) for path in filled},
-        network=_network(client, context) if _is_online(step, context) else None,
-        has_input=True,
-    )
-    end = run_container(
-        client,
-        order,
-        context.work.log,
-        stop=stop,
-        resources=context.resources,
-        tree=HandedTree(tree, fill),
-    )
+    with open_caches(work, found=found, stop=stop) as entries:
+        early = [archive for opened in entries for archive in _early_archives(opened, stop)]
+        if work.inputs is not None and work.inputs.home:
+            # over what caches hold there
+            early.append(EarlyArchive(HOME, len(work.inputs.home), (work.inputs.home,)))
+        if work.caches is not None:
+            work.caches.used.extend(opened.entry for opened in entries)
+        began_at = 0.0
+        restored_seconds: float | None = None
+
+        def fill(container: str) -> None:
+            nonlocal began_at
+            if work.inputs is not None:
+                fill_inputs(client, container, work.inputs, stop=stop)
+            began_at = time.monotonic()
+
+        def on_early_taken() -> None:
+            nonlocal restored_seconds
+            restored_seconds = time.monotonic() - began_at
+            note_restored(work, entries, restored_seconds)
+
+        order = msgspec.structs.replace(
+            _order(context, step),
+            name=f"{context.name}-1-{step.name}",
+            entrypoint=(
+                *("sh", "-c", unpack_script((each.folder, each.length) for each in early)),
+                *(RUN_COMMANDS, "pbft-ci"),
+            ),
+            seconds=sequence.begin(step),
+            temporary={
+                WORKSPACE: limits.workspace_bytes,
+                HOME: limits.home_bytes,
+                TEMPORARY: limits.temporary_bytes,
+            },
+            new_volumes=new_volumes,
+            network=_network(client, context) if _is_online(step, context) else None,
+            has_input=True,
+        )
+        try:
+            end = run_container(
+                client,
+                order,
+                work.log,
+                stop=stop,
+                resources=context.resources,
+                tree=HandedTree(work.tree, tuple(early), on_early_taken, fill),
+            )
+        except TreeNotTaken as problem:
+            if entries and restored_seconds is not None:
+                raise _NotOverCaches(str(problem)) from problem
+            raise
+        # else the engine unpacks them again
+        count_restored(work, entries, restored_seconds or 0.0)
     result = _judged(_result(end, context), step, is_online=_is_online(step, context))
     sequence.end(step, result)
     return sequence.result
+
+
+def _early_archives(opened: OpenEntry, stop: Stop) -> Iterator[EarlyArchive]:
+    """As `early_archives`; reading them raises Stopped and _EntryUnreadable."""
+
+    def read(pieces: Iterable[bytes]) -> Iterator[bytes]:
+        try:
+            yield from pieces
+        except OSError as error:
+            raise _EntryUnreadable(str(error)) from error
+
+    for archive in early_archives(opened, stop):
+        yield msgspec.structs.replace(archive, pieces=read(archive.pieces))
 
 
 def _run_steps(
@@ -360,6 +393,7 @@ def _fill(client: docker.APIClient, workspace: Workspace, work: Work, *, stop: S
     fill_workspace(client, workspace, work.tree, stop=stop)
     if work.inputs is not None:
         fill_inputs(client, workspace.keeper, work.inputs, stop=stop)
+        fill_home(client, workspace.keeper, work.inputs)
 
 
 def _run_in(

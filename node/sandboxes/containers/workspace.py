@@ -171,14 +171,20 @@ def inputs_volume_bytes(inputs: HandedInputs) -> int:
 def fill_inputs(
     client: docker.APIClient, container: str, inputs: HandedInputs, *, stop: Stop
 ) -> None:
-    """Put in what the build's lock files pin, and what tools read of it in HOME.
+    """Put in what the build's lock files pin.
 
-    container: one that runs, with a volume at INPUTS, and at HOME if there is something for it.
-
-    Raises Stopped, OSError and what the library raises.
+    container: one that runs, with a volume at INPUTS. Raises Stopped, OSError and what the library
+    raises.
     """
     with inputs.archive.open("rb") as file:
         client.put_archive(container, INPUTS, _chunks(file, stop))
+
+
+def fill_home(client: docker.APIClient, container: str, inputs: HandedInputs) -> None:
+    """Put in what tools read in HOME of those. container: one that runs, with a volume at HOME.
+
+    Raises what the library raises.
+    """
     if inputs.home:
         client.put_archive(container, HOME, inputs.home)
 
@@ -190,13 +196,8 @@ def fill_workspace(
 
     Raises Stopped, OSError and what the library raises.
     """
-    fill_tree(client, workspace.keeper, tree, stop=stop)
-
-
-def fill_tree(client: docker.APIClient, container: str, tree: Path, *, stop: Stop) -> None:
-    """As `fill_workspace`, into a container's own volume."""
     with tree.open("rb") as file:
-        client.put_archive(container, WORKSPACE, _chunks(file, stop))
+        client.put_archive(workspace.keeper, WORKSPACE, _chunks(file, stop))
 
 
 def keeper_end(client: docker.APIClient, workspace: Workspace) -> int | None:

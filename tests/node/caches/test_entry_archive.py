@@ -45,6 +45,7 @@ TREE = (
     + member("tree/second", tarfile.LNKTYPE, target="tree/file", mode=0o755)
     + member("tree/link", tarfile.SYMTYPE, target="/etc/passwd")
     + member(f"tree/{'n' * 200}\udcff", data=b"x")
+    + member("tree/closed", tarfile.DIRTYPE, mode=0o555, mtime=8)
 )
 
 
@@ -76,11 +77,12 @@ def test_an_entry_has_the_form_that_this_node_gives_it() -> None:
     first, second = content.parts
     assert (first.root, second.root) == ("home", "workspace")
     assert first.length + second.length == content.length == len(data)
-    assert (first.file_count, second.file_count) == (7, 1)
+    assert (first.file_count, second.file_count) == (8, 1)
     # whole pages: two files; 5,000 bytes are two
     assert (first.page_bytes, second.page_bytes) == (8192, 8192)
     with tarfile.open(fileobj=io.BytesIO(data[: first.length])) as archive:
-        found = {entry.name: entry for entry in archive}
+        entries = archive.getmembers()
+        found = {entry.name: entry for entry in entries}
         content_of_second = archive.extractfile("a/b/tree/second")
         assert content_of_second is not None
         assert content_of_second.read() == b"content"
@@ -91,6 +93,13 @@ def test_an_entry_has_the_form_that_this_node_gives_it() -> None:
     assert found["a/b/tree/file"].mtime == 1_700_000_000
     assert found["a/b/tree/link"].linkname == "/etc/passwd"
     assert f"a/b/tree/{'n' * 200}\udcff" in found
+    # no header that BusyBox leaves out, and folders once more behind all that is in them
+    assert tarfile.XHDTYPE not in {data[place : place + 1] for place in range(156, len(data), 512)}
+    folders = [(entry.name, entry.mode, entry.mtime) for entry in entries if entry.isdir()]
+    last = [("a/b/tree/closed", 0o555, 8), ("a/b/tree", 0o751, 7), ("a/b", 0o755, 0)]
+    assert folders[3] == last[0]
+    assert folders[4:] == [*last, ("a", 0o755, 0)]
+    assert all(entry.isdir() for entry in entries[-4:])
 
 
 def test_a_long_name_of_gnu_is_read_too() -> None:

@@ -116,6 +116,38 @@ async def test_a_client_that_does_not_read_keeps_nobody_waiting(port: int) -> No
         slow.close()
 
 
+async def test_a_client_that_sends_no_more_still_gets_its_answer(port: int) -> None:
+    async def answer_at_the_end(channel: RelayChannel) -> None:
+        asked = b""
+        while data := await channel.read():
+            asked += data
+        await channel.write(asked * 3)
+
+    async with relaying(answer_at_the_end, port), asyncio.timeout(PATIENCE_SECONDS):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"x" * WINDOW_BYTES)
+        writer.write_eof()
+        assert len(await reader.read()) == 3 * WINDOW_BYTES
+        writer.close()
+
+
+async def test_a_client_that_has_gone_is_noticed_once_something_is_sent_to_it(port: int) -> None:
+    has_failed = asyncio.Event()
+
+    async def write_on(channel: RelayChannel) -> None:
+        assert not await channel.read()
+        try:
+            while True:
+                await channel.write(b"x")
+                await asyncio.sleep(0)
+        except ConnectionResetError:
+            has_failed.set()
+
+    async with relaying(write_on, port), asyncio.timeout(PATIENCE_SECONDS):
+        socket.create_connection(("127.0.0.1", port)).close()
+        await has_failed.wait()
+
+
 async def test_a_port_that_is_taken(port: int) -> None:
     with socket.create_server(("127.0.0.1", port)), pytest.raises(RelayFailed, match="in use"):
         async with relaying(echo, port):

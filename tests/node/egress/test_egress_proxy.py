@@ -138,6 +138,25 @@ async def test_much_goes_through_in_both_directions_at_once() -> None:
         writer.close()
 
 
+async def test_a_client_that_sends_no_more_still_gets_its_answer() -> None:
+    async def answer_at_the_end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"all of it: " + await reader.read())
+
+    async with listening(answer_at_the_end) as port, proxying(f"{HOST}:{port}") as setting:
+        for head in (
+            connect(port),
+            f"POST http://{HOST}:{port}/ HTTP/1.1\r\nContent-Length: 9\r\n\r\n",
+        ):
+            reader, writer = await asyncio.open_connection("127.0.0.1", setting.port)
+            writer.write(head.encode() + b"hello")
+            writer.write_eof()
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                answer = await reader.read()
+            writer.close()
+            assert b"all of it: " in answer
+            assert answer.endswith(b"hello")
+
+
 async def test_what_is_behind_a_request_for_a_url_reaches_no_host() -> None:
     """It may be for another host: only as many bytes go on as the request has."""
     got: list[bytes] = []

@@ -13,8 +13,8 @@ from ci.operations import Abstain, BuildResult, Outcome
 from node.egress import egress_proxy
 from node.egress.egress_proxy import NoSuchHost
 from node.sandboxes.containers.egress_relay import PROXY_PORT
+from scripts.relay_image import ensure_relay_image
 from tests.node.conftest import PATIENCE_SECONDS, Builder, Room, things_of, until
-from tests.node.relay_image import ensure_relay_image
 
 pytestmark = pytest.mark.docker
 

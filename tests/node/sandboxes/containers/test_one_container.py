@@ -23,6 +23,7 @@ from common.dependencies.lock_file import Tool
 from common.pipeline.pipeline_file import PIPELINE_FILE
 from node.sandboxes.containers.container import ContainerOrder, create_container
 from node.sandboxes.containers.docker_engine import CLUSTER_LABEL
+from tests.node.builds.test_cached_runs import find
 from tests.node.conftest import Room, pipeline, things_of, until
 from tests.node.dependencies.mirror import running_mirror
 from tests.node.sandboxes.containers.test_docker_sandbox import CRASH
@@ -196,6 +197,55 @@ async def test_a_step_alone_gets_its_inputs_and_cannot_change_them(
     assert "./cargo/x-1.0.0/Cargo.toml -rw-r--r-- 0 0 9" in said[0]
     # the first one has no keeper
     assert len(made) == 1 + 3
+
+
+# Names, permissions and times that not every tar gives back by itself. (BusyBox makes links last,
+# so their folder has another time.)
+FILL_CACHES = (
+    "mkdir -p $HOME/.tree/closed made/deep; cd $HOME/.tree",
+    "echo one >closed/file; ln closed/file 2",
+    "ln -s /etc/passwd out; echo x >\"$(printf '%0150d' 7) ä\"; chmod 666 2; touch -d @1000 2",
+    "cd /workspace/made; echo deep >deep/file; touch -d @2000 deep",
+)
+LOOK_AT_CACHES = (
+    "find $HOME /workspace/made -mindepth 1 -print0 | sort -z"
+    " | xargs -0 stat -c '%n %A %h %u %g %N'",
+    "stat -c '%n %Y' made/deep $HOME/.tree/2",
+    "cat $HOME/.tree/closed/* made/*/*; cd /",
+    "chmod -R u+w $HOME/.tree; rm -r $HOME/.tree /workspace/made",
+)
+
+
+@pytest.mark.parametrize("instead", [None, "exit 127"])
+async def test_a_step_alone_gets_its_caches_before_its_tree(
+    room: Room, made: list[str], image_with: ImageMaker, instead: str | None
+) -> None:
+    """It sees what a step among others does; and so it does if the image does not unpack them."""
+    image = room.image if instead is None else image_with(instead)
+    builder = await room.make_builder(room.make_config(room.repository.url))
+    cache = {"name": "tree", "paths": ["$HOME/.tree", "made"], "files": ["lock"]}
+    said = []
+    look: dict[str, object] = {"commands": LOOK_AT_CACHES}
+    # BusyBox's tar cannot put anything into it unless it is root
+    fill = FILL_CACHES if instead is None else (*FILL_CACHES, "chmod 555 $HOME/.tree/closed")
+    for entries in ([{"commands": fill}], [look], [look], [look, {"commands": ["true"]}]):
+        text = steps(image, *entries, cache=[cache])
+        commit = room.repository.commit({".pbft-ci.yml": text, "lock": "1"})
+        order = builder.order(room.repository.url, commit)
+        before = len(made)
+        finding = await find(builder, order)
+        log = builder.log(order)
+        assert finding.compared.outcome is Outcome.PASSED, log
+        lines = [line for line in log.split("\n") if not line.startswith(("[pbft-ci]", "+"))]
+        said.append((len(made) - before, lines))
+    counts = [count for count, _ in said]
+    # a keeper and a step, or one more that did not take it: then that is known
+    assert counts == ([2, 1, 1, 3] if instead is None else [2, 3, 2, 3])
+    assert said[1][1] == said[2][1] == said[3][1]
+    assert "-rw-rw-rw- 2 65534 65534" in "\n".join(said[1][1])
+    assert "made/deep 2000" in said[1][1]
+    assert builder.runner.cache_counts.hits == 3
+    assert not things_of(room.engine, builder.cluster_id)
 
 
 def is_of_a_look(line: str) -> bool:

@@ -1,12 +1,18 @@
 """What a build may do to the builds of others on the same image, without an engine."""
 
+import io
+
+import msgspec
 import pytest
 
 from ci.limits import Limits
 from ci.operations import Outcome
-from common.pipeline.pipeline_file import Pipeline, parse_pipeline
+from common.pipeline.pipeline_file import Cache, CachedPath, Pipeline, parse_pipeline
+from node.caches.cache_store import Entry
+from node.caches.entry_archive import Part
 from node.egress.operator_rules import OperatorRules
 from node.sandboxes.containers import pipeline_run
+from node.sandboxes.containers.build_cache import OpenEntry
 from node.sandboxes.containers.container_output import TreeNotTaken
 from node.sandboxes.containers.docker_engine import EngineResources, Image
 from node.sandboxes.containers.pipeline_run import RunContext, run_pipeline
@@ -30,18 +36,38 @@ class Order:
     caches = None
 
 
-@pytest.mark.parametrize("is_unpacked_by_the_engine", [True, False])
-def test_a_tree_that_nobody_unpacks_does_not_count_against_the_image(
-    monkeypatch: pytest.MonkeyPatch, is_unpacked_by_the_engine: bool
-) -> None:
-    def run_alone(*_: object, **_named: object) -> RunResult:
-        raise TreeNotTaken("tar says no")
+CACHE = Cache("tree", (CachedPath("home", ".tree"),), ("lock",))
+FOUND = ((CACHE, Entry("", "key", "", "", "", 1, "", 0, ())),)
 
-    def run_steps(*_: object, **_named: object) -> RunResult:
+
+@pytest.mark.parametrize(
+    ("problem", "is_unpacked_by_the_engine", "is_remembered"),
+    [
+        (TreeNotTaken("tar says no"), True, True),
+        (TreeNotTaken("tar says no"), False, False),
+        # one commit may have a link where a cache has a folder; a disk may rot
+        (pipeline_run._NotOverCaches("tar says no"), True, False),
+        (pipeline_run._EntryUnreadable("the disk says no"), True, False),
+    ],
+)
+def test_what_is_the_matter_with_one_build_does_not_count_against_the_image(
+    monkeypatch: pytest.MonkeyPatch,
+    problem: Exception,
+    is_unpacked_by_the_engine: bool,
+    is_remembered: bool,
+) -> None:
+    tried: list[object] = []
+
+    def run_alone(*_: object, **_named: object) -> RunResult:
+        raise problem
+
+    def run_steps(*_: object, found: object, **_named: object) -> RunResult:
+        tried.append(found)
         if not is_unpacked_by_the_engine:
             raise OSError("the engine says no, too")
         return RunResult(Outcome.PASSED, 0)
 
+    monkeypatch.setattr(pipeline_run, "find_caches", lambda *_: FOUND)
     monkeypatch.setattr(pipeline_run, "_is_short", lambda *_, **__: True)
     monkeypatch.setattr(pipeline_run, "_run_alone", run_alone)
     monkeypatch.setattr(pipeline_run, "_run_steps", run_steps)
@@ -66,4 +92,13 @@ def test_a_tree_that_nobody_unpacks_does_not_count_against_the_image(
         run_pipeline(Engine(), context, asked.steps, stop=Stop())  # type: ignore[arg-type]
     except OSError:
         assert not is_unpacked_by_the_engine
-    assert bool(without_tar) is is_unpacked_by_the_engine
+    assert bool(without_tar) is is_remembered
+    assert tried == [() if isinstance(problem, pipeline_run._EntryUnreadable) else FOUND]
+
+
+def test_an_entry_that_ends_early_ends_the_handing_in() -> None:
+    file = io.BytesIO(b"x" * 1000)
+    entry = msgspec.structs.replace(FOUND[0][1], parts=(Part("home", 1024, 0, 0),))
+    (archive,) = pipeline_run._early_archives(OpenEntry(entry, file), Stop())
+    with pytest.raises(pipeline_run._EntryUnreadable, match="shorter"):
+        list(archive.pieces)
