@@ -194,7 +194,10 @@ def _later(config: NodeConfig) -> NodeConfig | None:
         raise ConfigError(f"{folder / LINK_NAME}: cannot be read ({error.strerror})") from error
     followed = link if isinstance(link, Refusal) else follow(cluster, link, verify=verify)
     if isinstance(followed, Refusal):
-        raise ConfigError(f"{folder / LINK_NAME}: {followed.reason}")
+        raise ConfigError(
+            f"{folder / LINK_NAME}: {followed.reason}; it must lead on from {config.cluster_file}:"
+            " if that file is of another cluster, the node needs a data_directory of its own for it"
+        )
     _, later = read_cluster(file)
     if later.id != followed.id:
         raise ConfigError(f"{file}: is not the cluster that {folder / LINK_NAME} leads to")
