@@ -33,7 +33,8 @@ PUBLIC_MODE = 0o644
 # How whoever has no such file gets one; the start scripts make those of the example themselves.
 _REMEDIES = {
     "private key": "make it with `openssl genpkey -algorithm ed25519 -out {file}`"
-    " (the start scripts make the example's)",
+    " (the start scripts make the example's), or, if it was lost, change the members"
+    " (docs/RUNBOOKS.md)",
     "public key": "get it from whose key it is, who makes it with"
     " `openssl pkey -in PRIVATE -pubout -out {file}` (the start scripts make the example's)",
 }

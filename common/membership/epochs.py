@@ -28,7 +28,7 @@ from common.configuration.keys import SigningKey, public_key_text, verify
 from common.epoch_folder import BEGIN_NAME, CLUSTER_NAME, LINK_NAME, epoch_folder
 from common.membership.confirmation import read_cluster
 from pbft.epoch_link import LINK_BYTES_MAX, decode_link, follow
-from pbft.genesis import Ancestry, Cluster, InvalidGenesis
+from pbft.genesis import Ancestry, Cluster, InvalidGenesis, check_protocol
 from pbft.ports import Refusal
 
 # Beside the cluster file.
@@ -80,6 +80,7 @@ def read_agreed(file: Path, ancestry: Ancestry, configuration: bytes) -> Followi
     config = load_cluster_config(file)
     genesis = config.genesis(encode_limits(config.limits_as(Limits)))
     try:
+        check_protocol(genesis)
         found = Cluster(genesis, ancestry)
     except InvalidGenesis as error:
         raise ConfigError(f"{file}: {error}") from error
@@ -176,7 +177,10 @@ def _later(config: Config) -> Config | None:
         raise ConfigError(f"{folder / LINK_NAME}: cannot be read ({error.strerror})") from error
     followed = followed_by(cluster, data)
     if isinstance(followed, Refusal):
-        raise ConfigError(f"{folder / LINK_NAME}: {followed.reason}")
+        raise ConfigError(
+            f"{folder / LINK_NAME}: {followed.reason}; it must lead on from {config.cluster_file}:"
+            " if that file is of another cluster, this member needs a data_directory of its own for it"
+        )
     _, later = read_cluster(file)
     if later.id != followed.id:
         raise ConfigError(f"{file}: is not the cluster that {folder / LINK_NAME} leads to")

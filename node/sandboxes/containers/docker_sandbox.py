@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import docker.errors
 import msgspec
 
 from ci.limits import Limits
@@ -160,6 +161,18 @@ class DockerSandbox:
             return
         keeper = resources.keeper
         await self._call(lambda stop: stage_caches(self._engine.client(), keeper, work, stop=stop))
+
+    async def is_running(self, container: str) -> bool:
+        """Whether the engine runs the container of that id now. Raises InfrastructureError."""
+
+        def look(_stop: Stop) -> bool:
+            try:
+                found = self._engine.client().inspect_container(container)
+            except docker.errors.NotFound:
+                return False
+            return bool(found["State"]["Running"])
+
+        return await self._call(look)
 
     async def remove(self, label: str) -> None:
         """Remove everything of a build; no container and no image of it stays."""

@@ -38,10 +38,14 @@ _ENDED = ("complete", "failed", "shutdown", "rejected", "orphaned", "remove")
 
 
 class Reservation(msgspec.Struct, frozen=True):
-    """A worker that a build has. service and node: ids; worker: its name in the configuration."""
+    """A worker that a build has. worker: its name in the configuration; the others are ids.
+
+    container: of the task, on the worker's engine.
+    """
 
     service: str
     node: str
+    container: str
     worker: str
 
 
@@ -103,8 +107,9 @@ class Reserver(msgspec.Struct, frozen=True):
         }
         service: str = client.create_service(**order)["ID"]  # type: ignore[no-untyped-call]
         try:
-            node = _wait_for_node(client, service, stop)
-            return Reservation(service, node, worker_of(nodes, node, self.workers))
+            task = _wait_for_task(client, service, stop)
+            node, container = task["NodeID"], task["Status"]["ContainerStatus"]["ContainerID"]
+            return Reservation(service, node, container, worker_of(nodes, node, self.workers))
         except BaseException:
             release(client, service)
             raise
@@ -219,8 +224,8 @@ def _is_down(node: Mapping[str, Any]) -> bool:
     return bool(node["Status"]["State"] == "down")
 
 
-def _wait_for_node(client: docker.APIClient, service: str, stop: Stop) -> str:
-    """The id of the node that runs the service's task. Raises InfrastructureError, Stopped."""
+def _wait_for_task(client: docker.APIClient, service: str, stop: Stop) -> dict[str, Any]:
+    """The service's task, once it runs. Raises InfrastructureError, Stopped."""
     ends_at = time.monotonic() + PENDING_SECONDS_MAX
     while True:
         tasks = client.tasks(filters={"service": service})  # type: ignore[no-untyped-call]
@@ -229,7 +234,8 @@ def _wait_for_node(client: docker.APIClient, service: str, stop: Stop) -> str:
             status, wanted = tasks[0]["Status"], tasks[0]["DesiredState"]
             state, reason = status["State"], status.get("Err") or status.get("Message", "")
         if state == wanted == "running":
-            return str(tasks[0]["NodeID"])
+            found: dict[str, Any] = tasks[0]
+            return found
         # a task whose node is gone stays in its state, and is wanted no more
         if state in _ENDED or wanted in _ENDED:
             raise InfrastructureError(

@@ -25,6 +25,8 @@ from node.work.threads import Stop, in_thread
 
 # Swarm itself notices a dead worker after about 15 s.
 LOOK_SECONDS = 2.0
+# A machine that goes down ends all processes within moments, those of builds perhaps first.
+SETTLE_SECONDS = 1.0
 # So a build goes elsewhere before the swarm itself has noticed that its worker is dead.
 AVOID_SECONDS = 30.0
 
@@ -119,10 +121,11 @@ class SwarmSandbox:
                 self._lost.add(work.label)
                 raise InfrastructureError(await watching)
             result = running.result()
-            if result.outcome is not Outcome.PASSED:
-                # A machine that goes down ends the processes of builds first.
-                reason = await self._find_loss(reservation)
+            if result.outcome not in (Outcome.PASSED, Outcome.SKIPPED):
+                await asyncio.sleep(SETTLE_SECONDS)
+                reason = await self._find_end(reservation)
                 if reason is not None:
+                    self._lost.add(work.label)
                     raise InfrastructureError(f"the build did not pass, and {reason}")
             return result
         finally:
@@ -189,6 +192,15 @@ class SwarmSandbox:
                 continue
             if reason is not None:
                 return reason
+
+    async def _find_end(self, reservation: Reservation) -> str | None:
+        """As `_find_loss`, and by the worker's own word: a manager may learn of it 15 s later.
+
+        Raises InfrastructureError if the manager or the worker does not answer.
+        """
+        if not await self._workers[reservation.worker].is_running(reservation.container):
+            return f"worker {reservation.worker} ended the task that reserves it"
+        return await self._find_loss(reservation)
 
     async def _find_loss(self, reservation: Reservation) -> str | None:
         return await self._call(lambda stop: find_loss(self._manager.client(), reservation))

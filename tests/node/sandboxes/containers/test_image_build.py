@@ -9,7 +9,7 @@ import secrets
 import pytest
 
 from ci.artifact_rules import BILL_OF_MATERIALS
-from ci.operations import Outcome
+from ci.operations import Abstain, Outcome
 from common.configuration.package_sources import PackageSource
 from common.dependencies.lock_file import Tool
 from node.sandboxes.containers.docker_engine import BUILD_LABEL, CLUSTER_LABEL, REPLICA_LABEL
@@ -232,6 +232,18 @@ async def test_dockerfile_must_be_allowed(room: Room) -> None:
     assert finding.compared.outcome is Outcome.PIPELINE_INVALID
     assert "allow_dockerfile" in builder.log(order)
     assert "add .pbft-ci.yml with image: and commands:" in builder.log(order)
+
+
+async def test_no_dockerfile_is_built_with_another_runtime_than_the_configured_one(
+    room: Room,
+) -> None:
+    """The builder takes the engine's default, so the replica abstains before a base is sought."""
+    builder = await room.make_builder(room.make_config(room.repository.url, runtime="runsc"))
+    commit = room.repository.commit({"Dockerfile": f"FROM {room.image}\nRUN true\n"})
+    ballot = await builder.build(builder.order(room.repository.url, commit))
+    assert isinstance(ballot, Abstain)
+    assert "runtime: runsc: the engine's builder runs Dockerfiles with runc" in ballot.reason
+    assert '"default-runtime": "runsc"' in ballot.reason
 
 
 async def test_four_nodes_on_one_engine_build_the_same_dockerfile(room: Room) -> None:

@@ -78,6 +78,9 @@ def test_what_was_not_measured_is_not_said_to_hold() -> None:
     assert set(states({}).values()) == {State.WARNING}
     # the image lacks the program that would break the limit
     assert states(HELD | {"memory": "127"})["memory"] is State.WARNING
+    # another reason than the mount: the user may not write there
+    refused = "sh: can't create /pbft-ci-limit: Permission denied"
+    assert states(HELD | {"root": refused})["read-only root"] is State.WARNING
     assert states(HELD | {"users": "0 0"})["user namespace"] is State.WARNING
 
 
