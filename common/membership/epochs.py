@@ -179,7 +179,7 @@ def _later(config: Config) -> Config | None:
     if isinstance(followed, Refusal):
         raise ConfigError(
             f"{folder / LINK_NAME}: {followed.reason}; it must lead on from {config.cluster_file}:"
-            " if that file is of another cluster, this member needs a data_directory of its own for it"
+            " if that file is of another cluster, give that one a data_directory of its own"
         )
     _, later = read_cluster(file)
     if later.id != followed.id:
