@@ -3,7 +3,7 @@
 Nodes are killed -9 from the decision until they have gone over, the first one in each way that it
 may: before it has the end, and while it makes the next epoch's folder. node3 is away for the whole
 first change. In the seven, node6 signs two things for one place; of the last four, node5 lies about
-what it built. Webhooks come all the time.
+what it built. Webhooks come all the time. The first change raises the protocol.
 """
 
 import json
@@ -19,6 +19,7 @@ import yaml
 from ci.statement import parse_statement
 from common.address import Address
 from common.configuration.keys import generate_key_files
+from pbft.genesis import PROTOCOL_MAX
 from scripts.base_image import EXAMPLE_IMAGE
 from scripts.free_ports import HOST, free_ports
 from tests.processes.nemesis import Pace, Posted, Poster, branches, problems
@@ -55,9 +56,10 @@ def add_node(network: Network, name: str) -> None:
 
 
 def next_settings(network: Network, folder: Path, names: Sequence[str]) -> dict[str, Any]:
-    """The cluster file of now with these replicas, and an operator for each."""
+    """The cluster file of now with these replicas, an operator each, and the newest protocol."""
     settings: dict[str, Any] = yaml.safe_load(cluster_file(network).read_text())
     settings.pop("ancestry", None)
+    settings["protocol"] = PROTOCOL_MAX
     known = {replica["name"]: replica for replica in settings["replicas"]}
     for name in names:
         if name not in known:
