@@ -19,11 +19,11 @@ from client.commands.trust_file import (
     trust_of,
 )
 from client.network.nodes import Gone, NodeFailed, Nodes, NotThere
-from common.configuration.keys import verify
 from common.english import counted
 from common.fingerprint import fingerprint_words
+from common.membership.epochs import followed_by
 from common.new_file import replace_file
-from pbft.epoch_link import LINK_BYTES_MAX, decode_link, follow
+from pbft.epoch_link import LINK_BYTES_MAX
 from pbft.genesis import Cluster
 from pbft.ports import Refusal
 
@@ -71,7 +71,7 @@ def _trust(options: argparse.Namespace) -> int:
         return run(_refresh(options))
     cluster = read_cluster(options)
     for file in options.follow:
-        following = _led(cluster, _read(file, LINK_BYTES_MAX))
+        following = followed_by(cluster, _read(file, LINK_BYTES_MAX))
         if isinstance(following, Refusal):
             raise CommandFailed(
                 f"{file}: it does not lead on from epoch {cluster.epoch}: {following.reason}",
@@ -82,12 +82,6 @@ def _trust(options: argparse.Namespace) -> int:
         print(f"epoch {cluster.epoch}: {words}", file=sys.stderr)
     print(json.dumps(trust_of(cluster), indent=1))
     return EXIT_DONE
-
-
-def _led(cluster: Cluster, data: bytes) -> Cluster | Refusal:
-    """The cluster of the next epoch, if these bytes are a link to it; or why not."""
-    link = decode_link(data)
-    return link if isinstance(link, Refusal) else follow(cluster, link, verify=verify)
 
 
 async def _refresh(options: argparse.Namespace) -> int:
@@ -163,7 +157,7 @@ async def _next(nodes: Nodes, cluster: Cluster, *, answers_needed: int) -> Clust
         elif isinstance(answer, BaseException):
             raise answer
         else:
-            found = _led(cluster, answer)
+            found = followed_by(cluster, answer)
             if isinstance(found, Refusal):
                 print(f"warning: {name}: its link is refused: {found.reason}", file=sys.stderr)
             else:
