@@ -156,7 +156,7 @@ class EntryWriter:
                 # before anything is read: a file with holes may seem to have terabytes
                 self._check_room(member.size + 2 * _BLOCK)
                 self._page_bytes += -(-member.size // PAGE_BYTES) * PAGE_BYTES
-                self._write_header(path, member.kind, mode, seconds, size=member.size)
+                self._write_header(path, member.kind, mode=mode, seconds=seconds, size=member.size)
                 for chunk in reader.content():
                     stop.check()
                     self._write(chunk)
@@ -167,7 +167,9 @@ class EntryWriter:
                 if not 0 < len(target) <= PATH_BYTES_MAX:
                     raise EntryRefused(f"{log_text(path)} is a link with too long a target")
                 self._page_bytes += PAGE_BYTES if len(target) >= LINK_BYTES_MIN else 0
-                self._write_header(path, member.kind, mode, seconds, target=member.target)
+                self._write_header(
+                    path, member.kind, mode=mode, seconds=seconds, target=member.target
+                )
             case tarfile.LNKTYPE:
                 target_path = _path_in(parent, base, member.target)
                 if target_path not in self._files:
@@ -176,21 +178,23 @@ class EntryWriter:
                         " earlier file of this entry"
                     )
                 self._files.add(path)
-                self._write_header(path, member.kind, mode, seconds, target=target_path)
+                self._write_header(
+                    path, member.kind, mode=mode, seconds=seconds, target=target_path
+                )
             case _:
                 raise EntryRefused(f"{log_text(path)} is a special file")
 
     def _add_folder(self, path: str, mode: int, seconds: int) -> None:
         self._folders[path] = mode, seconds
-        self._write_header(path, tarfile.DIRTYPE, mode, seconds)
+        self._write_header(path, tarfile.DIRTYPE, mode=mode, seconds=seconds)
 
     def _write_header(
         self,
         path: str,
         kind: bytes,
+        *,
         mode: int,
         seconds: int,
-        *,
         size: int = 0,
         target: str = "",
     ) -> None:
@@ -230,7 +234,7 @@ class EntryWriter:
         if self._root is not None:
             # from below: what is in a folder changes its time
             for path, (mode, seconds) in reversed(self._folders.items()):
-                self._write_header(path, tarfile.DIRTYPE, mode, seconds)
+                self._write_header(path, tarfile.DIRTYPE, mode=mode, seconds=seconds)
             self._write(_END)
             length = self._length - self._began_at
             self._parts.append(Part(self._root, length, self._page_bytes, self._file_count))

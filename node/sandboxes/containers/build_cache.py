@@ -122,11 +122,11 @@ def restore_caches(
     """
     with open_caches(work, found=found, stop=stop) as entries:
         for opened in entries:
-            _restore(client, container, work, opened, stop=stop)
+            _restore(client, container, work, opened=opened, stop=stop)
 
 
 def _restore(
-    client: docker.APIClient, container: str, work: Work, opened: OpenEntry, *, stop: Stop
+    client: docker.APIClient, container: str, work: Work, *, opened: OpenEntry, stop: Stop
 ) -> None:
     """Unpack one entry. Raises as restore_caches."""
     began_at = time.monotonic()
