@@ -22,6 +22,7 @@ from bench import (
     repository,
     steady,
     strangers,
+    swarm,
     tls,
     verdict,
 )
@@ -74,6 +75,13 @@ BENCHES = {
             what="what a service and a report of test cases add to a build",
             run=pipelines.run,
             needs_docker=True,
+        ),
+        Bench(
+            name=swarm.NAME,
+            what="builds on a swarm of two engines, beside one engine (as root)",
+            run=swarm.run,
+            needs_docker=True,
+            quick_seconds_max=600.0,
         ),
         Bench(name=accept.NAME, what="webhook to 202 at 200/s, p50 and p99", run=accept.run),
         Bench(name=noop.NAME, what="noop through consensus: 64 clients, 1 client", run=noop.run),

@@ -30,7 +30,7 @@ from node.work.threads import Stop
 
 # A worker may be pulling the task's image. A build whose time here is over tries again.
 PENDING_SECONDS_MAX = 60.0
-POLL_SECONDS = 0.2
+POLL_SECONDS = 0.05
 # a task that only sleeps
 TASK_MEMORY_BYTES = 32 * 2**20
 # States from which a task does not come back.

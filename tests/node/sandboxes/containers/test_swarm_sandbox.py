@@ -1,8 +1,13 @@
-"""Builds on two real engines in one swarm, one of which loses its power."""
+"""Builds on two real engines in one swarm, one of which is reached over TLS and loses its power."""
 
 import asyncio
 import os
+import shutil
+import signal
+import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +18,7 @@ from driver.ports import BuildOrder
 from node.sandboxes.containers import swarm
 from node.sandboxes.containers.docker_engine import BUILD_LABEL
 from node.sandboxes.containers.swarm_check import check_swarm
+from scripts.swarm_machines import Machine, join_swarm, running_machines
 from tests.node.conftest import (
     Builder,
     BuilderMaker,
@@ -22,7 +28,10 @@ from tests.node.conftest import (
     things_of,
     until,
 )
-from tests.node.sandboxes.containers.swarm_machines import IMAGE, Machine, running_swarm
+from tests.node.git_servers import self_signed
+from tests.node.sandboxes.containers.test_services import ASK, SERVER
+
+IMAGE = "pbft-ci-swarm:local"
 
 pytestmark = [
     pytest.mark.docker,
@@ -38,8 +47,21 @@ HARDENED = (
 
 
 @pytest.fixture(scope="module")
-def machines() -> Iterator[tuple[Machine, Machine]]:
-    with running_swarm() as made:
+def tls_folder() -> Iterator[Path]:
+    """With one certificate for both ends of a connection, under its own authority."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        certificate, key = self_signed(folder)
+        shutil.copy(certificate, folder / "cert.pem")
+        key.rename(folder / "key.pem")
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def machines(tls_folder: Path) -> Iterator[list[Machine]]:
+    """The manager at its socket, the worker over TLS."""
+    with running_machines(IMAGE, 2, tls_folder) as made:
+        join_swarm(made)
         yield made
 
 
@@ -59,14 +81,19 @@ def log_so_far(builder: Builder, order: BuildOrder) -> str:
 
 
 async def test_builds_on_a_swarm(
-    machines: tuple[Machine, Machine],
+    machines: list[Machine],
+    tls_folder: Path,
     repository: GitRepository,
     make_config: ConfigMaker,
     make_builder: BuilderMaker,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One network of engines for all of it: they take longer to start than builds to run."""
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        # else they count instead of the certificate of the folder
+        monkeypatch.delenv(name, raising=False)
     manager, worker = machines
+    assert worker.host.startswith("tcp://")
 
     def config(**more: object) -> NodeConfig:
         return make_config(
@@ -74,6 +101,7 @@ async def test_builds_on_a_swarm(
             local_images=(IMAGE,),
             executor="swarm",
             docker_host=manager.host,
+            docker_tls_folder=tls_folder,
             swarm_image=IMAGE,
             **{
                 "swarm_workers": {machine.name: machine.host for machine in machines},
@@ -93,6 +121,21 @@ async def test_builds_on_a_swarm(
     assert found.compared.exit_code == 0, builder.log(order)
     assert [artifact.path for artifact in found.compared.artifacts] == ["file"]
     assert not reserved_on(manager)
+
+    # services, and each cell of a matrix, which has a worker of its own; over TLS, too
+    _set_availability(manager, manager, "pause")
+    web = {"name": "web", "image": IMAGE, "command": [*SERVER], "ready": {"port": 8000}}
+    matrix = {"CASE": ["one", "two"]}
+    order = builder.order(
+        repository.url, commit(ASK, 'echo "in $CASE"', services=[web], matrix=matrix)
+    )
+    found = await builder.find(order)
+    log = builder.log(order)
+    assert found.compared.exit_code == 0, log
+    assert log.count(f"worker {worker.name}") == len(matrix["CASE"]), log
+    assert not reserved_on(manager)
+    assert not things_of(worker.client, builder.cluster_id)
+    _set_availability(manager, manager, "active")
 
     # what `check` shows of it
     table = {
@@ -124,6 +167,21 @@ async def test_builds_on_a_swarm(
 
     _set_availability(manager, worker, "active")
 
+    # all processes of a worker are told to end, as when it goes down: no red build
+    _set_availability(manager, manager, "pause")
+    order = builder.order(repository.url, commit("echo begun; test -e go || sleep 600"))
+    building = asyncio.create_task(builder.build(order))
+    await until(lambda: "\nbegun\n" in log_so_far(builder, order))
+    _set_availability(manager, manager, "active")
+    for process in worker.processes_of_containers():
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGTERM)
+    await until(lambda: log_so_far(builder, order).count("\nbegun\n") == 2)
+    assert "infrastructure error: the build did not pass, and worker" in builder.log(order)
+    building.cancel()
+    await asyncio.wait({building})
+    await builder.runner.settle()
+
     # another replica of the cluster is refused
     other = await make_builder(config(name="node1"), builder.cluster_id)
     ballot = await other.build(other.order(repository.url, commit("true")))
@@ -146,7 +204,7 @@ async def test_builds_on_a_swarm(
     order = builder.order(repository.url, commit(*waiting))
     building = asyncio.create_task(builder.build(order))
     await until(lambda: f"worker {worker.name}" in log_so_far(builder, order))
-    await until(lambda: "\nbegun\n" in builder.log(order))
+    await until(lambda: "\nbegun\n" in log_so_far(builder, order))
     _set_availability(manager, manager, "active")
     worker.kill()
     await until(lambda: f"worker {manager.name}" in builder.log(order))
