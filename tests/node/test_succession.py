@@ -193,7 +193,7 @@ def test_a_later_epoch_counts_by_its_link_alone(alone: Alone) -> None:
     unsigned = msgspec.structs.replace(link, checkpoints=())
     (folder / LINK_NAME).write_bytes(msgspec.msgpack.encode(unsigned))
     with pytest.raises(
-        ConfigError, match=r"epoch-link: .* of another cluster, the node needs a data"
+        ConfigError, match=r"epoch-link: .* of another cluster, give that one a data"
     ):
         in_present_epoch(alone.config)
 
