@@ -470,11 +470,8 @@ class Simulation:
             while shared < len(whole) and entries.get(shared + 1) == whole[shared]:
                 shared += 1
             found[name] = whole[:shared]
-        honest = [
-            name
-            for index, name in enumerate(following.replica_names)
-            if index not in (*parameters.faulty, *parameters.away)
-        ]
+        others = {*parameters.faulty, *parameters.away}
+        honest = [name for index, name in enumerate(following.replica_names) if index not in others]
         if not any(found.get(name) == whole for name in honest):
             found[honest[0]] = whole
         if any(found.get(name) != whole for name in following.replica_names):
