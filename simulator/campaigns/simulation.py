@@ -16,7 +16,7 @@ from pbft.certificates import state_digest
 from pbft.client import Accepted
 from pbft.codec import decode_message
 from pbft.core import Settings
-from pbft.genesis import PROTOCOL_MIN, Cluster, Genesis, Member
+from pbft.genesis import Cluster, Genesis, Member, vacant_key
 from pbft.messages import Envelope, Status
 from pbft.ports import Entry, Output, Send
 from simulator.campaigns.coverage import Coverage
@@ -144,7 +144,9 @@ class Simulation:
         self.forgetful: dict[str, None] = {}
         # Who follows the rules: those too whose disks are damaged, for they notice.
         # In the order of their numbers; a dict, because every message looks here.
-        lawless = {self.names[index] for index in (*parameters.byzantine, *parameters.wiped)}
+        self.vacant = tuple(self.names[index] for index in parameters.vacant)
+        lying = {self.names[index] for index in (*parameters.byzantine, *parameters.wiped)}
+        lawless = lying.union(self.vacant)
         self.correct = dict.fromkeys(name for name in self.names if name not in lawless)
         self.goals = CoverageGoals()
         self.truth = BuildTruth(seed, parameters.builds)
@@ -187,6 +189,7 @@ class Simulation:
             members=(*self.names, *self.gateway_names, *self.cheat_names),
             set_back=self._set_back,
         )
+        self.nemesis.keep_away(self.vacant)
         self.gateways = {name: self._gateway(name) for name in self.gateway_names}
         self.cheats = {name: self._equivocating_client(name) for name in self.cheat_names}
         self.newer = {
@@ -232,11 +235,12 @@ class Simulation:
         """With replicas of these names, the clients of this run, and the rules of these
         parameters. signatures: whose keys these are, if not those of now."""
         key = (signatures or self.signatures).public_key
+        keys = {names[index]: vacant_key(names[index]) for index in parameters.vacant}
         roles = operator_roles(names) if parameters.limit_operations else {}
         others = (name for name in self.gateway_names if name not in self.operator_roles)
         return Genesis(
-            PROTOCOL_MIN,
-            tuple(Member(name, key(name), ("replica",)) for name in names),
+            parameters.protocol,
+            tuple(Member(name, keys.get(name) or key(name), ("replica",)) for name in names),
             tuple(
                 Member(name, key(name), roles.get(name) or _roles(name))
                 for name in (*others, *roles, *self.cheat_names)
@@ -390,7 +394,9 @@ class Simulation:
         """At once, or in a later epoch as each replica comes to it."""
         begins = stream(self.parameters.seed, "when each replica begins")
         for process in self.processes.values():
-            if self.parameters.begin_seconds and begins.happens(0.5):
+            if process.name in self.vacant:
+                self.goals.hit("the seat of a replica is vacant")
+            elif self.parameters.begin_seconds and begins.happens(0.5):
                 seconds = begins.exponential(self.parameters.begin_seconds)
                 self.scheduler.after(seconds, self.nemesis.boot_late, process)
             else:
@@ -483,7 +489,7 @@ class Simulation:
         return [
             RetiredKey(name, self.signatures.key_name(name))
             for name in self.names
-            if self.signatures.public_key(name) not in present
+            if name not in self.vacant and self.signatures.public_key(name) not in present
         ]
 
     def _begin_with(self, begins: Succession) -> None:

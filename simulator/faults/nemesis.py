@@ -63,6 +63,10 @@ class Nemesis:
             for process in processes.values():
                 process.clock_rate = 0.7 + 0.6 * self._clock_chance.random()
 
+    def keep_away(self, names: Sequence[str]) -> None:
+        """These replicas never start: their seats are vacant."""
+        self.away.update(dict.fromkeys(names))
+
     def start(self, rotten: Sequence[str], wiped: Sequence[str], away: Sequence[str] = ()) -> None:
         """Begin. rotten, wiped: whose disks are damaged or emptied. away: who leaves for good."""
         plan = self._plan

@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from pbft.genesis import PROTOCOL_MAX, PROTOCOL_MIN
 from simulator.faults.adversary import (
     BALLOT_BEHAVIOURS,
     BEHAVIOURS,
@@ -105,6 +106,10 @@ class Parameters(
     # who follows the rules, and is away from some moment on until the next epoch has begun. They
     # count among the f faulty ones, and only where the members change
     away: tuple[int, ...] = ()
+    # replicas of a later epoch whose seat is vacant; they count among the f faulty ones
+    vacant: tuple[int, ...] = ()
+    # of the epoch; it may be higher in a later one
+    protocol: int = PROTOCOL_MIN
     # the mean time after which a replica begins a later epoch
     begin_seconds: float = 0.0
     # epochs take few seconds, and less is asked for
@@ -118,7 +123,7 @@ class Parameters(
     @property
     def faulty(self) -> tuple[int, ...]:
         """The indexes of all replicas for which nothing is promised; those away not among them."""
-        return tuple(sorted({*self.byzantine, *self.rotten, *self.wiped}))
+        return tuple(sorted({*self.byzantine, *self.rotten, *self.wiped, *self.vacant}))
 
 
 def encode_parameters(parameters: Parameters) -> str:
@@ -303,7 +308,7 @@ def next_parameters(parameters: Parameters) -> Parameters:
         all_faulty_lie=parameters.all_faulty_lie,
         is_short=parameters.is_short,
     )
-    drawn = _with_liars(drawn)
+    drawn = _with_vacant_seat(_with_liars(drawn), parameters.protocol)
     return _around_the_end(drawn) if later_sizes else drawn
 
 
@@ -345,6 +350,25 @@ def _with_liars(drawn: Parameters) -> Parameters:
         wiped=(),
         left_out=(),
         plan=msgspec.structs.replace(drawn.plan, further_losses=0),
+    )
+
+
+def _with_vacant_seat(drawn: Parameters, protocol: int) -> Parameters:
+    """Maybe the seat of one that would lie is vacant instead, and maybe the protocol is the next
+    one. protocol: of the epoch before."""
+    chance = stream(drawn.seed, "vacant seats")
+    if protocol < PROTOCOL_MAX and chance.happens(0.5):
+        protocol += 1
+    vacant = chance.choice(sorted(drawn.byzantine)) if drawn.byzantine else None
+    if vacant is None or chance.happens(0.6):
+        return msgspec.structs.replace(drawn, protocol=protocol)
+    others = {index: ways for index, ways in drawn.byzantine.items() if index != vacant}
+    return msgspec.structs.replace(
+        drawn,
+        byzantine=others,
+        adaptive=drawn.adaptive and bool(others),
+        vacant=(vacant,),
+        protocol=protocol,
     )
 
 

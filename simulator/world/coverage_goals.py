@@ -101,6 +101,7 @@ OTHERS = (
     "a build goes over to the next epoch",
     "a message of the epoch before is refused",
     "a replica begins an epoch without the whole ledger",
+    "the seat of a replica is vacant",
     "limits are proposed",
     "limits change",
     "a proposal is withdrawn",

@@ -2,7 +2,7 @@
 
 from ci.member_changes import MembersProposal, ready_bytes
 from ci.operations import ApproveMembers, Operation, ProposeMembers, Ready, WithdrawMembers
-from pbft.genesis import Cluster
+from pbft.genesis import Cluster, is_vacant
 from simulator.world.gateways import Gateway
 from simulator.world.operators import LAST_KINDS
 from simulator.world.scheduler import Scheduler
@@ -35,7 +35,9 @@ class MemberOperators:
         self._clients = clients
         message = ready_bytes(cluster.id, following.configuration)
         self._readies = tuple(
-            Ready(name, signatures.signer(name)(message)) for name in following.replica_names
+            Ready(member.name, signatures.signer(member.name)(message))
+            for member in following.genesis.replicas
+            if not is_vacant(member)
         )
 
     def plan(self, spread_seconds: float) -> None:

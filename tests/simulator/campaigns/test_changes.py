@@ -2,6 +2,7 @@
 
 import pytest
 
+from pbft.genesis import PROTOCOL_MAX, PROTOCOL_MIN
 from simulator.campaigns.campaign import Failure, Task, run_task
 from simulator.campaigns.simulation import Result, Simulation
 from simulator.faults.parameters import draw_change, next_parameters
@@ -53,11 +54,15 @@ def test_each_epoch_has_its_f_liars_or_somebody_who_is_away() -> None:
         assert len({*parameters.faulty, *parameters.away}) <= faults_max
         assert not set(parameters.faulty) & set(parameters.away)
         if parameters.all_faulty_lie:
-            assert len(parameters.byzantine) == faults_max
+            assert len({*parameters.byzantine, *parameters.vacant}) == faults_max
     assert 100 < sum(parameters.all_faulty_lie for parameters in drawn) < 200
     assert sum(bool(parameters.away) for parameters in drawn) > 50
     assert sum(parameters.next_sizes == (7, 4) for parameters in drawn) > 50
     assert not any(parameters.away for parameters in later if not parameters.next_sizes)
+    assert not any(parameters.vacant for parameters in drawn)
+    vacant = [parameters.protocol for parameters in later if parameters.vacant]
+    assert vacant.count(PROTOCOL_MIN) > 20
+    assert vacant.count(PROTOCOL_MAX) > 20
 
 
 def test_a_task_may_change_members() -> None:
