@@ -9,10 +9,9 @@ import msgspec
 
 from ci.builds import OpenBuild
 from ci.limits import ALL, Limits, encode_limits
-from ci.operations import ApproveBuild, CancelBuild, SubmitBuild
+from ci.operations import ApproveBuild, CancelBuild
 from driver.ledger_fetcher import PageRequest
 from pbft.authentication import is_relayed
-from pbft.certificates import state_digest
 from pbft.client import Accepted
 from pbft.codec import decode_message
 from pbft.core import Settings
@@ -21,6 +20,7 @@ from pbft.messages import Envelope, Status
 from pbft.ports import Entry, Output, Send
 from simulator.campaigns.coverage import Coverage
 from simulator.campaigns.liveness import Liveness
+from simulator.campaigns.succession import NAME_PREFIXES, NextEpoch, Succession
 from simulator.checkers.build_checker import BuildChecker
 from simulator.checkers.checkers import Checkers
 from simulator.checkers.limits_checker import LimitsChecker
@@ -30,7 +30,7 @@ from simulator.faults.floods import Targets
 from simulator.faults.nemesis import Nemesis
 from simulator.faults.parameters import Parameters, next_parameters
 from simulator.faults.rushing import RushingForger
-from simulator.faults.thief import RetiredKey, Thief
+from simulator.faults.thief import Thief
 from simulator.faults.version_skew import newer_words
 from simulator.machine.ledger import PAGE_ENTRIES
 from simulator.machine.process import Process
@@ -38,7 +38,6 @@ from simulator.world.builds import BuildTruth
 from simulator.world.coverage_goals import CoverageGoals
 from simulator.world.fault_record import FaultRecord
 from simulator.world.gateways import Asked, Gateway
-from simulator.world.member_operators import MemberOperators
 from simulator.world.network import LinkFaults, Network
 from simulator.world.operators import LimitOperators, operator_roles
 from simulator.world.reader import Reader, SharedAuthenticator
@@ -49,12 +48,6 @@ from simulator.world.signatures import Oracle, Signatures, SignaturesMaker
 from simulator.world.world import World
 
 OPERATOR = "operator"
-# How the names of replicas begin that come in epoch 0, 1, 2 ...
-NAME_PREFIXES = "rstuvw"
-# Who stays has a new key so often.
-RENEWED_SHARE = 0.2
-# Of one epoch, so many messages come again in the next.
-WORDS_MAX = 1000
 # Every replica says something to every other one every second.
 STEPS_PER_PAIR_MAX = 25_000
 
@@ -74,26 +67,6 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     event_counts: dict[str, int]
     goals: dict[str, int]
     trace: str
-
-
-class Succession(msgspec.Struct, frozen=True):
-    """What an epoch leaves to the next one."""
-
-    cluster: Cluster
-    # of the replicated state at the end, and the ledger up to there
-    parts: dict[str, bytes]
-    entries: tuple[Entry, ...]
-    builds: BuildChecker
-    signatures: Signatures
-    # some of the messages of the epoch before, with who sent them
-    words: tuple[tuple[str, Envelope], ...]
-    # builds that were not decided, by the gateway that asked for them
-    unfinished: tuple[tuple[str, SubmitBuild], ...]
-    # replica -> the entries of the ledger that it has; who is not here has none
-    ledgers: dict[str, tuple[Entry, ...]] = {}
-    # of all epochs so far
-    retired_keys: tuple[RetiredKey, ...] = ()
-    clusters: tuple[Cluster, ...] = ()
 
 
 class Simulation:
@@ -132,14 +105,11 @@ class Simulation:
         self.limits = self._limits()
         if begins is None:
             self.signatures = signatures(seed, self.scheduler)
-            self.cluster = Cluster(self._genesis(parameters, self.names))
+            self.cluster = Cluster(self.genesis(parameters, self.names, self.signatures))
         else:
             self.signatures = begins.signatures.later(self.scheduler)
             self.cluster = begins.cluster
-        # of the next epoch, without ancestry
-        self._later_signatures = self.signatures
-        self._following = self._next_members() if parameters.next_sizes else None
-        self._words: collections.deque[tuple[str, Envelope]] = collections.deque(maxlen=WORDS_MAX)
+        self._following = NextEpoch(self) if parameters.next_sizes else None
         # Whose disk was damaged where that may not be noticed.
         self.forgetful: dict[str, None] = {}
         # Who follows the rules: those too whose disks are damaged, for they notice.
@@ -229,12 +199,12 @@ class Simulation:
             limits, executors=parameters.executors, build_seconds_max=longest
         )
 
-    def _genesis(
-        self, parameters: Parameters, names: tuple[str, ...], signatures: Signatures | None = None
+    def genesis(
+        self, parameters: Parameters, names: tuple[str, ...], signatures: Signatures
     ) -> Genesis:
         """With replicas of these names, the clients of this run, and the rules of these
-        parameters. signatures: whose keys these are, if not those of now."""
-        key = (signatures or self.signatures).public_key
+        parameters. signatures: whose keys these are."""
+        key = signatures.public_key
         keys = {names[index]: vacant_key(names[index]) for index in parameters.vacant}
         roles = operator_roles(names) if parameters.limit_operations else {}
         others = (name for name in self.gateway_names if name not in self.operator_roles)
@@ -250,25 +220,6 @@ class Simulation:
             parameters.client_window,
             encode_limits(self.limits),
         )
-
-    def _next_members(self) -> Cluster:
-        """Some stay, some with another key, and others come; the order may be another one."""
-        chance = stream(self.parameters.seed, "the next members")
-        parameters = next_parameters(self.parameters)
-        staying = [name for name in self.names if chance.happens(0.7)][: parameters.replicas]
-        prefix = NAME_PREFIXES[self.cluster.epoch + 1]
-        coming = [f"{prefix}{number}" for number in range(parameters.replicas - len(staying))]
-        names = (*staying, *coming)
-        if chance.happens(0.3):
-            names = names[::-1]
-        keys = stream(self.parameters.seed, "keys of the next members")
-        renewed = keys.some(sorted(staying), RENEWED_SHARE)
-        self._later_signatures = self.signatures.renewed(renewed)
-        following = Cluster(self._genesis(parameters, names, self._later_signatures))
-        if following.configuration == self.cluster.configuration:
-            names = (*names[1:], f"{prefix}0")
-            return Cluster(self._genesis(parameters, names, self._later_signatures))
-        return following
 
     def _operators(self) -> LimitOperators:
         """Operators who change between limits that differ in all that a build may differ in."""
@@ -370,7 +321,7 @@ class Simulation:
         if parameters.limit_operations:
             self._operators().plan(parameters.limit_operations, parameters.workload.spread_seconds)
         if self._following is not None:
-            self._member_operators(self._following).plan(parameters.safety_seconds)
+            self._following.plan(parameters.safety_seconds)
         if self._begins is not None:
             self._begin_with(self._begins)
         for cheat in self.cheats.values():
@@ -402,95 +353,19 @@ class Simulation:
             else:
                 process.boot()
 
-    def _member_operators(self, following: Cluster) -> MemberOperators:
-        return MemberOperators(
-            self.cluster,
-            following,
-            scheduler=self.scheduler,
-            chance=stream(self.parameters.seed, "operators who change members"),
-            clients={name: self.gateways[name] for name in self.operator_roles},
-            signatures=self._later_signatures,
-        )
-
-    def _with_next(self, following: Cluster) -> Result:
+    def _with_next(self, following: NextEpoch) -> Result:
         """This run and that of the epoch that follows, as one."""
-        core = next(
-            process.replica.core
-            for process in self.processes.values()
-            if process.name in self.correct
-            and process.replica is not None
-            and process.replica.core.is_sealed
-        )
-        parts = core.checkpoints.stable_parts
-        for gateway in self.gateways.values():
-            for asked in gateway.unfinished.values():
-                if isinstance(asked.operation, SubmitBuild):
-                    self.goals.hit("a build goes over to the next epoch")
-        earlier_keys = () if self._begins is None else self._begins.retired_keys
-        earlier_clusters = () if self._begins is None else self._begins.clusters
-        succession = Succession(
-            self.cluster.succeeded_by(following.genesis, core.low, state_digest(parts)),
-            parts,
-            tuple(self.checkers.history.ledger),
-            self.builds,
-            self._later_signatures,
-            tuple(self._words),
-            tuple(
-                (gateway.name, asked.operation)
-                for gateway in self.gateways.values()
-                for asked in gateway.unfinished.values()
-                if isinstance(asked.operation, SubmitBuild)
-            ),
-            self._ledgers_of(following, next_parameters(self.parameters)),
-            (*earlier_keys, *self._retired_keys(following)),
-            (*earlier_clusters, self.cluster),
-        )
-        parameters = next_parameters(self.parameters)
         later = Simulation(
-            parameters,
+            next_parameters(self.parameters),
             tell=self._tell,
             keeps_faults=self.record.is_kept,
-            begins=succession,
+            begins=following.succession(self._begins),
         )
         try:
             ended = later.run()
         finally:
             self.record.injected += later.record.injected
         return _together(self._result(), ended)
-
-    def _ledgers_of(
-        self, following: Cluster, parameters: Parameters
-    ) -> dict[str, tuple[Entry, ...]]:
-        """What each replica that stays has of the ledger; whoever comes has nothing.
-
-        One that follows the rules then has all of it: a person copies it if only liars would.
-        """
-        whole = tuple(self.checkers.history.ledger)
-        found: dict[str, tuple[Entry, ...]] = {}
-        for name in following.replica_names:
-            process = self.processes.get(name)
-            if process is None:
-                continue
-            entries = process.disk.ledger.entries
-            shared = 0
-            while shared < len(whole) and entries.get(shared + 1) == whole[shared]:
-                shared += 1
-            found[name] = whole[:shared]
-        others = {*parameters.faulty, *parameters.away}
-        honest = [name for index, name in enumerate(following.replica_names) if index not in others]
-        if not any(found.get(name) == whole for name in honest):
-            found[honest[0]] = whole
-        if any(found.get(name) != whole for name in following.replica_names):
-            self.goals.hit("a replica begins an epoch without the whole ledger")
-        return found
-
-    def _retired_keys(self, following: Cluster) -> list[RetiredKey]:
-        present = {member.public_key for member in following.genesis.replicas}
-        return [
-            RetiredKey(name, self.signatures.key_name(name))
-            for name in self.names
-            if name not in self.vacant and self.signatures.public_key(name) not in present
-        ]
 
     def _begin_with(self, begins: Succession) -> None:
         """Ask again for what was not decided, and have old messages come once more."""
@@ -578,7 +453,7 @@ class Simulation:
         if is_relayed(sender, envelope.signed):
             return  # as the shells of replicas and clients do
         if self._following is not None:
-            self._words.append((sender, envelope))
+            self._following.hear(sender, envelope)
         self.thief.hear(envelope)
         process = self.processes.get(receiver)
         if process is None:
