@@ -7,6 +7,7 @@ from typing import NamedTuple
 from ci.admission import room_refusal
 from ci.application import BuildApplication
 from ci.limits import ALL, Limits, encode_limits
+from ci.state_partitions import ledger_position
 from common.configuration.config import (
     ConfigError,
     NodeConfig,
@@ -109,6 +110,10 @@ def open_replica(config: NodeConfig, identity: Identity, limits: Limits) -> Runt
     try:
         kept = recovery_files.begin(directory)
         runtime = _unrestored(config, identity, limits)
+        begin = read_begin(config.data_directory, identity.cluster)
+        if begin is not None:
+            # The new store has nothing of the ledger, and the state goes on from here.
+            runtime.store.note_ledger_position(*ledger_position(begin))
         runtime.begin_recovery(os.urandom(32))
         recovery_files.finish(directory)
     except (OSError, SaveFailed) as error:

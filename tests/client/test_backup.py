@@ -24,7 +24,8 @@ from client.storage.outbox import Outbox
 from common.backups.backup_file import Backup, Header, new_backup
 from common.configuration.config import load_client_config
 from common.membership.confirmation import read_cluster
-from common.membership.epochs import in_present_epoch
+from common.membership.epochs import in_present_epoch, next_file, read_agreed
+from common.membership.link_search import Found
 from tests.ci.builders import COMMIT, GATEWAY, finding
 from tests.client.cluster_file import write_cluster
 from tests.client.commands.epoch_links import lead
@@ -386,7 +387,9 @@ async def test_a_backup_of_a_later_epoch_is_restored_into_it(machine: Machine) -
     key = ECC.construct(curve="Ed25519", seed=key_of(GATEWAY).seed)
     secret_file(machine.folder / "key.pem", key.export_key(format="PEM"))
     config = load_client_config(machine.config)
-    make_folder(config, cluster, msgspec.msgpack.encode(link))
+    assert cluster.ancestry is not None
+    following = read_agreed(next_file(config), cluster.ancestry, cluster.configuration)
+    make_folder(config, Found(following, msgspec.msgpack.encode(link), ()))
     Database(machine.data, cluster.id, GATEWAY, ancestors=cluster.ancestors).close()
     backup = machine.backup()
     machine.lose_data()

@@ -14,6 +14,7 @@ _TRUST = "client/commands/trust.py"
 _VERIFIER = "scripts/verify_build.py"
 _GOING_OVER = "node/going_over.py"
 _EPOCHS = "common/membership/epochs.py"
+_SEARCH = "common/membership/link_search.py"
 _GATEWAY = "client/going_over.py"
 _LISTENER = "common/web/limited_listener.py"
 _MEMBER_TLS = "common/tls/member_tls.py"
@@ -392,7 +393,7 @@ EPOCHS_MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         name="M71 a gateway follows the first of two links",
-        file=_GATEWAY,
+        file=_SEARCH,
         old="        if len(proved) > 1:\n",
         new="        if False:\n",
         test=_GATEWAY_TEST + "test_two_links_are_both_left_alone",
@@ -400,8 +401,8 @@ EPOCHS_MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="M72 a gateway goes over to an epoch that it is no client of",
         file=_GATEWAY,
-        old="    if cluster.public_key(config.name) is None or",
-        new="    if False and",
+        old="    if not _is_client(cluster, config.name):\n",
+        new="    if False:\n",
         test=_GATEWAY_TEST + "test_a_gateway_that_leaves_stays_and_says_so",
     ),
     Mutant(
@@ -413,7 +414,7 @@ EPOCHS_MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         name="M74 a gateway looks for replicas where they were",
-        file=_GATEWAY,
+        file=_SEARCH,
         old="moved.get(name, self._peers[name])",
         new="self._peers[name]",
         test=_GATEWAY_TEST + "test_a_replica_that_moves_is_asked_where_the_next_file_has_it",
@@ -428,7 +429,7 @@ EPOCHS_MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="M76 a member of an earlier epoch counts as one of this",
         file=_MEMBER_TLS,
-        old="return Channel(earlier.leaf.digest, peer, is_earlier=True)",
+        old="return Channel(earlier.leaf.digest, peer, epoch)",
         new="return Channel(earlier.leaf.digest, peer)",
         test=_EARLIER_TEST + "test_each_epochs_members_are_served_what_is_theirs",
     ),
