@@ -16,7 +16,7 @@ import aiohttp
 
 from ci.admission import STATE_BYTES_MAX
 from common.configuration.config import ConfigError, NodeConfig
-from common.epoch_folder import BEGIN_NAME, epoch_folder
+from common.epoch_folder import BEGIN_NAME, EPOCH_FOLDERS, epoch_folder
 from common.web.bounded_http import CannotWrite, HttpRequest, NoAnswer, bounded_session, save
 from common.web.peers import Peers
 from driver.ports import SaveFailed
@@ -138,7 +138,9 @@ async def join_by_itself(config: NodeConfig, member: Member) -> bool:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
     try:
-        has_forgotten = recovery_files.is_begun(config.data_directory)
+        # of a lost disk: its operator may have put the marker into the folder of any epoch
+        places = (config.data_directory, *config.data_directory.glob(EPOCH_FOLDERS))
+        has_forgotten = any(map(recovery_files.is_begun, places))
         take_over(
             config.data_directory,
             cluster,

@@ -215,6 +215,9 @@ class GoingOver:
                 return False if told is None else self._wait(told)
             peers = await asyncio.to_thread(self._next_peers, found.following)
         except ConfigError as error:
+            last = self._search.proved[-1].cluster
+            if last.replica_index(self._config.name) is None:
+                return self._wait(leaving(self._config.name, last.epoch))
             return self._cannot_begin(error)
         self._proved_at = self._proved_at or now
         linked = len(self._connected() & self._replicas)
