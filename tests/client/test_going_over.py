@@ -30,7 +30,7 @@ from tests.secret_files import secret_file
 FIRST = cluster_of()
 GROWN = cluster_of(7)
 TO_GROWN, SECOND = lead(FIRST, GROWN)
-TO_THIRD, THIRD = lead(SECOND, rekeyed(FIRST))
+TO_THIRD, THIRD = lead(SECOND, FIRST)
 # of other members, also signed by strong replicas of the first epoch
 TO_OTHER, OTHER = lead(FIRST, rekeyed(FIRST))
 
@@ -198,7 +198,7 @@ async def test_a_gateway_that_was_away_for_two_changes_passes_over_the_epoch_bet
 ) -> None:
     place.links["replica-0"] = TO_GROWN
     place.further["replica-0"] = TO_THIRD
-    place.put_next(OTHER)
+    place.put_next(FIRST)
     assert await place.look() == "over"
     assert place.epoch() == 2
     present = in_present_epoch(place.config)
