@@ -35,6 +35,11 @@ from pbft.replica import DamagedRecords, OlderRecords
 # apart with a build, less than people notice.
 BATCH_DELAY_SECONDS = 0.25
 
+NOBODY_VOUCHES = (
+    "With f = 0 no other replica can vouch for what is lost, and an older"
+    " copy lacks it too: bring back the files as they were, or start a new cluster"
+)
+
 _log = logging.getLogger(__name__)
 
 
@@ -95,17 +100,17 @@ def open_replica(config: NodeConfig, identity: Identity, limits: Limits) -> Runt
     on it. Raises ConfigError.
     """
     directory = epoch_folder(config.data_directory, identity.cluster.epoch)
+    is_alone = identity.cluster.quorums.faults_max == 0
+    if is_alone and recovery_files.is_begun(directory):
+        raise StoreDamaged(f"{directory / recovery_files.MARKER_NAME}: {NOBODY_VOUCHES}")
     if not recovery_files.is_begun(directory):
         try:
             return restored(config, identity, limits)
         except StoreNotOurs:
             raise
         except StoreDamaged as error:
-            if identity.cluster.quorums.faults_max == 0:
-                raise StoreDamaged(
-                    f"{error}. With f = 0 no other replica can vouch for what is lost, and an older"
-                    " copy lacks it too: bring back the files as they were, or start a new cluster"
-                ) from error
+            if is_alone:
+                raise StoreDamaged(f"{error}. {NOBODY_VOUCHES}") from error
             _log.critical("%s", error)
     try:
         kept = recovery_files.begin(directory)

@@ -24,7 +24,7 @@ from node.earlier_epochs import serve_earlier
 from node.main import main
 from node.opening import open_replica, read_member
 from node.storage import epoch_folder, recovery_files
-from node.storage.damage import StoreNotOurs
+from node.storage.damage import StoreDamaged, StoreNotOurs
 from node.succession import join, succeed
 from pbft.authentication import Identity
 from pbft.client import make_request
@@ -239,6 +239,17 @@ def test_a_replica_that_recovers_in_a_later_epoch_fetches_the_ledger_before_it(
     assert runtime.replica.core.is_recovering
     assert runtime.store.ledger.missing() == runtime.application.ledger_index == 1
     runtime.store.close()
+
+
+def test_a_replica_that_is_alone_never_recovers(alone: Alone) -> None:
+    data = alone.folder / "data"
+    data.mkdir()
+    recovery_files.note_begun(data)
+    member = read_member(alone.config)
+    with pytest.raises(
+        StoreDamaged, match=r"recovery-begun: With f = 0 no other replica can vouch"
+    ):
+        open_replica(alone.config, member.identity, member.limits)
 
 
 def test_the_cluster_file_may_be_replaced_while_a_node_goes_over(
