@@ -358,8 +358,8 @@ EPOCHS_MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="M61 nobody waits for those that lack the end",
         file=_GOING_OVER,
-        old="waited_seconds >= LAGGARD_SECONDS\n",
-        new="True\n",
+        old="len(before.expected_names) or waited_seconds >= LAGGARD_SECONDS\n",
+        new="len(before.expected_names) or True\n",
         test=_GOING_OVER_TEST
         + "test_a_replica_leaves_once_strong_have_the_end_and_the_rest_had_its_time",
     ),
@@ -381,7 +381,7 @@ EPOCHS_MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="M63 a later epoch counts without its link",
         file=_EPOCHS,
-        old="    if later.id != followed.id:\n",
+        old="    if later.id != cluster.id:\n",
         new="    if False:\n",
         test=_SUCCESSION_TEST + "test_a_later_epoch_counts_by_its_link_alone",
     ),
