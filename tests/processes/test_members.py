@@ -1,6 +1,7 @@
 """Members and keys change on real nodes, and nothing is lost: the nodes go over by themselves."""
 
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -287,3 +288,15 @@ def test_who_was_killed_or_away_comes_to_the_next_epoch(
     network.start("node3")
     assert network.status("node3")["epoch"] == 2
     assert [network.node("node3", f"/pbft/links?after={n}").status for n in (0, 1)] == [200, 200]
+    # its disk dies: it recovers on the way, and in the epoch that it spoke in
+    network.kill("node3")
+    shutil.rmtree(network.data_directory("node3"))
+    network.data_directory("node3").mkdir()
+    (network.data_directory("node3") / "recovery-begun").touch()
+    network.start("node3")
+    network.wait_until(lambda: network.status("node3")["epoch"] == 2, "node3 follows", 60)
+    log = network.log_file("node3").read_text()
+    assert "recovering: it votes on nothing" in log[log.rindex("goes over to epoch 2") :]
+    last = network.complete(network.post("main"))
+    assert {ballot["replica"] for ballot in last["ballots"]} == set(NODES)
+    assert len(network.settle()) > len(entries)
