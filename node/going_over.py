@@ -137,7 +137,7 @@ class GoingOver:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> asyncio.Task[None]:
-        """Begin to look; the task ends once the node is to go over, which `following` says."""
+        """Begin to look; the task ends once the node is to go over, which `begun` says."""
         self._task = asyncio.create_task(self._run(), name="going over")
         return self._task
 
@@ -172,8 +172,9 @@ class GoingOver:
         core = self._runtime.replica.core
         if self._runtime.is_unsaved:
             return False
-        if core.is_sealed:
-            return await self._is_time_after_end(session)
+        if core.is_sealed and await self._is_time_after_end(session):
+            return True
+        # Also where the operator's file is of a later epoch: others were there twice meanwhile.
         now = asyncio.get_running_loop().time()
         if now < self._link_look_at:
             return False
@@ -213,6 +214,8 @@ class GoingOver:
             if found is None:
                 told = self._search.contradiction
                 return False if told is None else self._wait(told)
+            if core.is_sealed and not found.passed:
+                return False  # it goes over as all others
             peers = await asyncio.to_thread(self._next_peers, found.following)
         except ConfigError as error:
             last = self._search.proved[-1].cluster
@@ -232,8 +235,8 @@ class GoingOver:
         cluster = found.following.cluster
         if not self._has_ledger(cluster, await _begun(session, peers, cluster), now):
             return False
-        if core.is_sealed:
-            return False  # meanwhile: then as all others
+        if core.is_sealed and not found.passed:
+            return False  # meanwhile
         link = decode_link(found.link)
         assert isinstance(link, EpochLink), "it was followed"
         self.begun = NextEpoch(
@@ -250,9 +253,12 @@ class GoingOver:
         self, session: aiohttp.ClientSession, found: Found, peers: Peers
     ) -> Mapping[str, bytes] | None:
         """The state that the epoch begins with; None: nobody gave it yet."""
-        if self._found is None or self._found.following.cluster.id != found.following.cluster.id:
-            self._found, self._parts = found, None
-            self._fetch = BeginStateFetch(self._config, found.following.cluster, peers)
+        following = found.following
+        if self._found is None or self._found.following.cluster.id != following.cluster.id:
+            self._parts = None
+        if self._found is None or self._found.following.text != following.text:
+            self._found = found
+            self._fetch = BeginStateFetch(self._config, following.cluster, peers)
         if self._parts is None:
             assert self._fetch is not None
             self._parts = await self._fetch.ask(session)

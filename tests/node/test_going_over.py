@@ -26,6 +26,7 @@ from node.storage import epoch_folder, recovery_files
 from node.storage.damage import StoreUnusable
 from node.storage.epoch_folder import read_begin
 from node.storage.store import Store
+from pbft.core import Core
 from pbft.epoch_link import EpochLink
 from pbft.ports import SavedEntry
 from tests.ci.builders import cluster_of
@@ -207,6 +208,23 @@ async def test_who_was_away_for_two_changes_passes_over_the_epoch_between(away: 
     data = away.config.data_directory
     assert read_begin(data, THIRD) == STATES[2]
     assert [each.name for each in (data / "epoch-1").iterdir()] == [LINK_NAME]
+
+
+async def test_who_has_the_end_and_the_file_of_a_later_epoch_passes_over_the_one_between(
+    away: Away, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its operator gives it the file late, when members have changed once more."""
+    going_over = away.open()
+    monkeypatch.setattr(Core, "is_sealed", property(lambda _: True))
+    away.others.put_file(SEVEN, "cluster.next.yml")
+    async with bounded_session() as session:
+        assert not await going_over._is_time(session)
+        away.others.links[1] = TO_THIRD
+        away.others.put_file(FIRST, "cluster.next.yml")
+        going_over._link_look_at = 0.0
+        assert await going_over._is_time(session)
+    away.take_over()
+    assert away.epochs() == [0, 2]
 
 
 async def test_an_epoch_that_was_to_be_passed_over_can_be_begun(
