@@ -8,6 +8,7 @@ from bench import (
     accept,
     caches,
     cases,
+    change,
     failover,
     history,
     inputs,
@@ -100,6 +101,11 @@ BENCHES = {
             name=members.NAME,
             what="noops and builds of 4, 7, 10 and 13 real nodes: CPU, messages, bytes, disk",
             run=members.run,
+        ),
+        Bench(
+            name=change.NAME,
+            what="time without a verdict while members change; a build and a noop afterwards",
+            run=change.run,
         ),
         Bench(
             name=links.NAME,

@@ -27,13 +27,15 @@ def open_network(
     *,
     branches: Mapping[str, Mapping[str, str]] | Path | None = None,
     clients: Sequence[str] = (),
+    operates: Sequence[str] = (),
     overrides: Mapping[str, Mapping[str, object]] | None = None,
     **settings: Any,
 ) -> Iterator[Network]:
     """A network that is not started yet; at the end all of it is stopped and removed.
 
     branches: by default `master` with a trivial build. clients: further members that may ask for
-    `noop`, with keys. branches, overrides, settings: as `Network` takes them.
+    `noop`, with keys. operates: the replicas that `operator` stands for beside such clients.
+    branches, overrides, settings: as `Network` takes them.
     """
     with context.folder(name) as folder:
         changes = {file: dict(value) for file, value in (overrides or {}).items()}
@@ -45,6 +47,7 @@ def open_network(
                     "name": member,
                     "public_key_file": str(keys / f"{member}.public.pem"),
                     "roles": roles.get(member, []),
+                    **({"operates": list(operates)} if member == "operator" and operates else {}),
                 }
                 for member in (*roles, *clients)
             ]

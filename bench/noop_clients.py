@@ -71,13 +71,18 @@ class NoopClient(ClosedLoop):
 
 @contextlib.asynccontextmanager
 async def noop_clients(
-    network: Network, names: Sequence[str], in_flight: int = 1
+    network: Network,
+    names: Sequence[str],
+    in_flight: int = 1,
+    *,
+    cluster: Cluster | None = None,
 ) -> AsyncIterator[list[NoopClient]]:
-    """These clients of the genesis, linked with all replicas. in_flight: of each.
+    """These clients of the genesis, linked with all replicas. in_flight: of each. cluster: of the
+    epoch that the network is in; None: the first.
 
     Raises BenchFailed.
     """
-    cluster = cluster_of(network)
+    cluster = cluster or cluster_of(network)
     made = [NoopClient(network, cluster, name, in_flight=in_flight) for name in names]
 
     async def handle_timers() -> None:

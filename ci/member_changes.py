@@ -19,7 +19,7 @@ from ci.limits import Limits
 from ci.operations import CONFIGURATION_BYTES_MAX, ProposeMembers, Ready
 from ci.proposals import Proposals
 from ci.state_partitions import MEMBERS_PART, CorruptState, decode_part
-from pbft.genesis import Cluster, InvalidGenesis, is_vacant
+from pbft.genesis import Cluster, InvalidGenesis, is_vacant, vacant_key
 from pbft.messages import Digest
 from pbft.ports import Verify
 from pbft.quorums import UnsupportedSize
@@ -172,6 +172,20 @@ def successor_refusal(cluster: Cluster, limits: Limits, following: Cluster) -> s
     if room_refusal(following, limits):
         return "with these members the state could become too large"
     return None
+
+
+def who_keeps_ledger(cluster: Cluster, following: Cluster) -> tuple[str, ...]:
+    """The replicas of the next epoch that have the ledger of this one: those that stay.
+
+    A replica that gets another key keeps its name and its data.
+    """
+    return tuple(
+        member.name
+        for member in following.genesis.replicas
+        if cluster.replica_index(member.name) is not None
+        and not is_vacant(member)
+        and cluster.public_key(member.name) != vacant_key(member.name)
+    )
 
 
 def ready_bytes(cluster_id: bytes, configuration: bytes) -> bytes:

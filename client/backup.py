@@ -27,7 +27,7 @@ from common.english import counted
 from common.epoch_folder import CLUSTER_NAME, LINK_NAME
 from common.installation import CLIENT_CONFIG
 from common.membership.confirmation import read_cluster
-from common.membership.epochs import in_present_epoch
+from common.membership.epochs import earlier_ids, in_present_epoch
 from pbft.genesis import Cluster
 
 # What `--replace` moves away is kept there until the next time.
@@ -131,8 +131,9 @@ def _make_ready(
     Raises ConfigError: it is damaged, or of another cluster or gateway.
     """
     file = folder / FILE_NAME
+    ancestors = earlier_ids(config, cluster)
     try:
-        database = Database(folder, cluster.id, config.name, ancestors=cluster.ancestors)
+        database = Database(folder, cluster.id, config.name, ancestors=ancestors)
         with contextlib.closing(database):
             problem = database.row("PRAGMA quick_check(1)")
             if problem != ("ok",):

@@ -71,7 +71,7 @@ from common.links.link import Inbox, Links
 from common.links.members import replicas_for
 from common.loop_errors import on_loop_error
 from common.membership.confirmation import read_cluster
-from common.membership.epochs import in_present_epoch, read_seat_key
+from common.membership.epochs import earlier_ids, in_present_epoch, read_seat_key
 from common.repositories.git_environment import is_foreign_variable
 from common.retention import DAY_SECONDS, KeepRules
 from common.statuses.reporter import Reporter
@@ -170,9 +170,8 @@ async def running_gateway(
     cluster, limits = member.cluster, member.limits
     forget_foreign_variables()
     async with contextlib.AsyncExitStack() as stack:
-        database = Database(
-            config.data_directory, cluster.id, config.name, ancestors=cluster.ancestors
-        )
+        ancestors = earlier_ids(config, cluster)
+        database = Database(config.data_directory, cluster.id, config.name, ancestors=ancestors)
         stack.callback(database.close)
         archive = Archive(database, config.data_directory)
         resolver = make_resolver(config)

@@ -44,7 +44,7 @@ def new_file(file: Path, mode: int) -> Iterator[BinaryIO]:
             ) from error
         finally:
             os.unlink(name)
-        _sync_folder(file.parent)
+        sync_folder(file.parent)
     except OSError as error:
         raise _cannot_be_written(file, error) from error
 
@@ -68,9 +68,18 @@ def replace_file(file: Path, text: str) -> None:
         except OSError:
             os.unlink(name)
             raise
-        _sync_folder(file.parent)
+        sync_folder(file.parent)
     except OSError as error:
         raise _cannot_be_written(file, error) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in it on disk. Raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _lines(text: str) -> bytes:
@@ -85,14 +94,6 @@ def _write_beside(file: Path, text: str, mode: int) -> str:
         os.fchmod(stream.fileno(), mode)
         os.fsync(stream.fileno())
     return name
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _cannot_be_written(file: Path, error: OSError) -> ConfigError:

@@ -37,4 +37,4 @@ def serve_earlier(earlier: Sequence[NodeConfig], member: Member) -> None:
             continue
         peers = replicas_over_tls(cluster_config, cluster, config.name, signing_key=key)
         assert peers.tls is not None, "asked for"
-        tls.serve_earlier(peers.tls)
+        tls.serve_earlier(peers.tls, cluster.epoch)

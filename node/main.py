@@ -47,6 +47,7 @@ from common.web.limited_listener import LimitedListener, own_names, refuse_forei
 from common.web.peers import Peers
 from driver.build_scheduler import BuildScheduler, SchedulerPorts
 from node.backup import NODE_BACKUP
+from node.begin_state import join_by_itself
 from node.builds.build_runner import BuildRunner
 from node.builds.build_tasks import BuildTasks, StoreRequests
 from node.check import check_node
@@ -116,6 +117,8 @@ async def _serve(
     """
     while True:
         *earlier, config = epochs
+        if not await join_by_itself(config, member):
+            return
         serve_earlier(earlier, member)
         node = _Node(config, member)
         if not await node.run(Reloads(config, read)):
@@ -187,7 +190,7 @@ class _Node:
         self._ledger_catch_up = LedgerCatchUp(store=self._store, peers=peers)
         self._scrub = Scrub(self._store)
         self._reports = NodeReports.of(self._runtime, config)
-        self._going_over = GoingOver(config, self._runtime)
+        self._going_over = GoingOver(config, self._runtime, peers, connected=self._links.connected)
         self._server = NodeServer(
             self._runtime,
             runner=self._runner,
@@ -231,7 +234,7 @@ class _Node:
         if reloads is not None:
             await reloads.close()
         await self._close(listeners, failed)
-        return self._going_over.following is not None and not self._is_stopped
+        return self._going_over.begun is not None and not self._is_stopped
 
     def _stop(self) -> None:
         self._is_stopped = True

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from ci.admission import room_refusal
 from ci.application import BuildApplication
 from ci.limits import ALL, Limits, encode_limits
+from ci.state_partitions import ledger_position
 from common.configuration.config import (
     ConfigError,
     NodeConfig,
@@ -33,6 +34,11 @@ from pbft.replica import DamagedRecords, OlderRecords
 # What a ballot that settles nothing may wait for others: more than replicas of equal speed are
 # apart with a build, less than people notice.
 BATCH_DELAY_SECONDS = 0.25
+
+NOBODY_VOUCHES = (
+    "With f = 0 no other replica can vouch for what is lost, and an older"
+    " copy lacks it too: bring back the files as they were, or start a new cluster"
+)
 
 _log = logging.getLogger(__name__)
 
@@ -94,21 +100,25 @@ def open_replica(config: NodeConfig, identity: Identity, limits: Limits) -> Runt
     on it. Raises ConfigError.
     """
     directory = epoch_folder(config.data_directory, identity.cluster.epoch)
+    is_alone = identity.cluster.quorums.faults_max == 0
+    if is_alone and recovery_files.is_begun(directory):
+        raise StoreDamaged(f"{directory / recovery_files.MARKER_NAME}: {NOBODY_VOUCHES}")
     if not recovery_files.is_begun(directory):
         try:
             return restored(config, identity, limits)
         except StoreNotOurs:
             raise
         except StoreDamaged as error:
-            if identity.cluster.quorums.faults_max == 0:
-                raise StoreDamaged(
-                    f"{error}. With f = 0 no other replica can vouch for what is lost, and an older"
-                    " copy lacks it too: bring back the files as they were, or start a new cluster"
-                ) from error
+            if is_alone:
+                raise StoreDamaged(f"{error}. {NOBODY_VOUCHES}") from error
             _log.critical("%s", error)
     try:
         kept = recovery_files.begin(directory)
         runtime = _unrestored(config, identity, limits)
+        begin = read_begin(config.data_directory, identity.cluster)
+        if begin is not None:
+            # The new store has nothing of the ledger, and the state goes on from here.
+            runtime.store.note_ledger_position(*ledger_position(begin))
         runtime.begin_recovery(os.urandom(32))
         recovery_files.finish(directory)
     except (OSError, SaveFailed) as error:

@@ -6,13 +6,15 @@ the fingerprint that it confirmed says whether that is the right one.
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+
+import msgspec
 
 from common.config_error import ConfigError
 from common.configuration.config import NodeConfig, load_node_config
-from common.epoch_folder import BEGIN_NAME, LINK_NAME, epoch_folder
+from common.epoch_folder import BEGIN_NAME, LINK_NAME, epoch_folder, keep_passed_link
 from common.installation import NODE_CONFIG
 from common.membership.confirmation import description, read_cluster
 from common.membership.epochs import (
@@ -22,6 +24,7 @@ from common.membership.epochs import (
     read_agreed,
     read_seat_key,
 )
+from common.membership.link_search import ProvedEpoch
 from driver.ports import SaveFailed
 from node.opening import read_member, restored
 from node.storage.damage import StoreDamaged, StoreUnusable
@@ -98,7 +101,7 @@ def succeed(config: NodeConfig, next_file: Path) -> int:
             print(leaving(config.name, following.cluster.epoch))
             return EXIT_LEAVES
         read_seat_key(config, following.cluster)
-        folder = go_over(config, following, core=core, ledger=runtime.store.ledger)
+        folder = go_over(config, NextEpoch.of_own(following, core), runtime.store.ledger)
     finally:
         runtime.store.close()
     file = in_present_epoch(config).cluster_file
@@ -149,20 +152,46 @@ def leaving(name: str, epoch: int) -> str:
     )
 
 
-def go_over(config: NodeConfig, following: Following, *, core: Core, ledger: LedgerTable) -> Path:
+class NextEpoch(msgspec.Struct, frozen=True):
+    """What a node begins the next epoch with.
+
+    parts: the state. link: what leads there from the epoch before. passed: the epochs between the
+    present one and the next, if this node was away for them. has_forgotten: it may have voted in
+    the next epoch and forgotten it.
+    """
+
+    following: Following
+    parts: Mapping[str, bytes]
+    link: EpochLink
+    passed: tuple[ProvedEpoch, ...] = ()
+    has_forgotten: bool = False
+
+    @classmethod
+    def of_own(cls, following: Following, core: Core) -> Self:
+        """Of a replica that has sealed its epoch."""
+        parts = core.checkpoints.stable_parts
+        return cls(
+            following, parts, EpochLink.of(following.cluster, core.checkpoints.stable, parts)
+        )
+
+
+def go_over(config: NodeConfig, begun: NextEpoch, ledger: LedgerTable) -> Path:
     """Make the folder of the next epoch, complete or not at all; it decides where the node starts.
 
-    core: has sealed its epoch. Raises OSError, StoreUnusable, SaveFailed.
+    ledger: of this node, in its present epoch. Raises ConfigError, OSError, StoreUnusable,
+    SaveFailed.
     """
-    parts = core.checkpoints.stable_parts
+    for passed in begun.passed:
+        keep_passed_link(config.data_directory, passed.cluster.epoch, passed.link)
     return take_over(
         config.data_directory,
-        following.cluster,
+        begun.following.cluster,
         config.name,
-        parts=parts,
+        parts=begun.parts,
         entries=_entries(ledger),
-        link=EpochLink.of(following.cluster, core.checkpoints.stable, parts),
-        cluster_file=cluster_file_text(following),
+        link=begun.link,
+        cluster_file=cluster_file_text(begun.following),
+        has_forgotten=begun.has_forgotten,
     )
 
 

@@ -13,6 +13,7 @@ from ci.member_changes import (
     configuration_of,
     ready_refusal,
     successor_refusal,
+    who_keeps_ledger,
 )
 from ci.operations import (
     CONFIGURATION_BYTES_MAX,
@@ -326,6 +327,12 @@ def _print_changes(cluster: Cluster, following: Cluster) -> None:
         was, becomes = getattr(cluster.genesis, rule), getattr(following.genesis, rule)
         if was != becomes:
             print(f"  {rule} {was} -> {becomes}")
+    if not who_keeps_ledger(cluster, following):
+        print(
+            "  warning: no replica stays, so nobody in the next epoch has the ledger, and none can"
+            " be given it later: keep one replica for one more change, or save what `pbft-ci"
+            " ledger` and `attest` print first"
+        )
     if len(seats_with_operators(following)) < new.strong:
         print(
             f"  warning: fewer than {new.strong} of the next replicas have an operator: members"

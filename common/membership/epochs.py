@@ -6,6 +6,8 @@ epoch before signed it. The next members are those of the operator's own file, w
 configuration that the replicas agreed on.
 """
 
+import contextlib
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -25,7 +27,13 @@ from common.configuration.config import (
     read_signing_key,
 )
 from common.configuration.keys import SigningKey, public_key_text, verify
-from common.epoch_folder import BEGIN_NAME, CLUSTER_NAME, LINK_NAME, epoch_folder
+from common.epoch_folder import (
+    BEGIN_NAME,
+    CLUSTER_NAME,
+    EPOCH_FOLDERS,
+    LINK_NAME,
+    epoch_folder,
+)
 from common.membership.confirmation import read_cluster
 from pbft.epoch_link import LINK_BYTES_MAX, decode_link, follow
 from pbft.genesis import Ancestry, Cluster, InvalidGenesis, check_protocol
@@ -67,6 +75,21 @@ def epochs_of(config: Config) -> Iterator[Config]:
         later = _later(config)
 
 
+def earlier_ids(config: NodeConfig | ClientConfig, cluster: Cluster) -> tuple[bytes, ...]:
+    """The ids of the epochs before this one, as far as they are known here.
+
+    cluster: the one that the member is in. A member that was away longer may have passed over the
+    epoch before, so the cluster files in its data directory count, too.
+    """
+    ids = list(cluster.ancestors)
+    for file in sorted(config.data_directory.glob(f"{EPOCH_FOLDERS}/{CLUSTER_NAME}")):
+        with contextlib.suppress(ConfigError):
+            _, other = read_cluster(file)
+            if other.lineage == cluster.lineage and other.epoch < cluster.epoch:
+                ids.append(other.id)
+    return tuple(ids)
+
+
 def next_file(config: NodeConfig | ClientConfig) -> Path:
     """Where the operator of this member puts the next members."""
     return config.next_cluster_file or config.cluster_file.with_name(NEXT_NAME)
@@ -77,6 +100,13 @@ def read_agreed(file: Path, ancestry: Ancestry, configuration: bytes) -> Followi
 
     configuration: the digest of what the replicas agreed on, which the file must have.
     """
+    if not file.exists():
+        raise ConfigError.at(
+            file,
+            "",
+            f"is missing: it says where the members of epoch {ancestry.epoch} are",
+            "put the file there that was proposed (NEXT.yml, from somebody you trust)",
+        )
     config = load_cluster_config(file)
     genesis = config.genesis(encode_limits(config.limits_as(Limits)))
     try:
@@ -149,41 +179,32 @@ def read_seat_key(
 
 
 def _later(config: Config) -> Config | None:
-    """The configuration in the next epoch; None if this member has not begun it.
+    """The configuration in the next epoch that this member has begun; None if there is none.
 
     A replica's folder counts once its state is there, which is written last. A gateway's appears
-    with all that it holds.
+    with all that it holds. Of an epoch that this member passed over there is the link alone.
     """
     if not config.cluster_file.exists():
         return None  # of a member that is none yet
     ancestry = load_cluster_config(config.cluster_file).ancestry
-    folder = epoch_folder(config.data_directory, ancestry.epoch + 1 if ancestry else 1)
-    file = folder / CLUSTER_NAME
-    needed = [file, folder / BEGIN_NAME] if isinstance(config, NodeConfig) else [file]
+    first = ancestry.epoch + 1 if ancestry else 1
     try:
-        if not all(each.exists() for each in needed):
-            return None
+        folders = _folders_to_begun(config, first)
     except PermissionError:
         # Of a person whose command reads the configuration, and may not see the service's data.
         return None
+    if not folders:
+        return None
     cluster_config, cluster = read_cluster(config.cluster_file)
-    if folder != epoch_folder(config.data_directory, cluster.epoch + 1):
+    if first != cluster.epoch + 1:
         return _later(config)  # an operator has replaced the file meanwhile
     check_confirmed(config, cluster_config, cluster)
-    try:
-        with (folder / LINK_NAME).open("rb") as stream:
-            data = stream.read(LINK_BYTES_MAX + 1)
-    except OSError as error:
-        raise ConfigError(f"{folder / LINK_NAME}: cannot be read ({error.strerror})") from error
-    followed = followed_by(cluster, data)
-    if isinstance(followed, Refusal):
-        raise ConfigError(
-            f"{folder / LINK_NAME}: {followed.reason}; it must lead on from {config.cluster_file}:"
-            " if that file is of another cluster, give that one a data_directory of its own"
-        )
+    for folder in folders:
+        cluster = _followed_by_file(cluster, folder / LINK_NAME, config.cluster_file)
+    file = folders[-1] / CLUSTER_NAME
     _, later = read_cluster(file)
-    if later.id != followed.id:
-        raise ConfigError(f"{file}: is not the cluster that {folder / LINK_NAME} leads to")
+    if later.id != cluster.id:
+        raise ConfigError(f"{file}: is not the cluster that {folders[-1] / LINK_NAME} leads to")
     told = None if config.cluster_fingerprint is None else later.id.hex()
     return msgspec.structs.replace(
         config,
@@ -192,3 +213,36 @@ def _later(config: Config) -> Config | None:
         # beside the file that the operator has, in every epoch
         next_cluster_file=next_file(config),
     )
+
+
+def _folders_to_begun(config: NodeConfig | ClientConfig, first: int) -> list[Path]:
+    """The folders from that epoch on up to the one that was begun; none if none was.
+
+    Raises PermissionError.
+    """
+    names = (CLUSTER_NAME, BEGIN_NAME) if isinstance(config, NodeConfig) else (CLUSTER_NAME,)
+    folders = []
+    for epoch in itertools.count(first):
+        folder = epoch_folder(config.data_directory, epoch)
+        folders.append(folder)
+        if all((folder / name).exists() for name in names):
+            return folders
+        if not (folder / LINK_NAME).exists():
+            break
+    return []
+
+
+def _followed_by_file(cluster: Cluster, file: Path, cluster_file: Path) -> Cluster:
+    """The cluster that the link in a file leads to. Raises ConfigError."""
+    try:
+        with file.open("rb") as stream:
+            data = stream.read(LINK_BYTES_MAX + 1)
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read ({error.strerror})") from error
+    followed = followed_by(cluster, data)
+    if isinstance(followed, Refusal):
+        raise ConfigError(
+            f"{file}: {followed.reason}; it must lead on from {cluster_file}:"
+            " if that file is of another cluster, give that one a data_directory of its own"
+        )
+    return followed

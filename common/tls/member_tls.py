@@ -28,12 +28,13 @@ RENEWAL_SECONDS = 24 * 3600.0
 class Channel(msgspec.Struct, frozen=True):
     """Both ends of a connection: the digest of the leaf that this end showed, and the other's.
 
-    is_earlier: the other end is a member of an earlier epoch, and proved no more than that.
+    earlier_epoch: the other end is a member of that earlier epoch, and proved no more than that;
+    None: it is a member of the present one.
     """
 
     own_digest: bytes
     peer: PeerLeaf
-    is_earlier: bool = False
+    earlier_epoch: int | None = None
 
 
 class MemberTls:
@@ -56,8 +57,8 @@ class MemberTls:
         randomness: Callable[[int], bytes],
     ) -> None:
         """clock: seconds since 1970. randomness: so many secret bytes."""
-        # by the name that is asked for: this member's TLS of an earlier epoch
-        self._earlier: dict[str, MemberTls] = {}
+        # by the name that is asked for: an earlier epoch, and this member's TLS of it
+        self._earlier: dict[str, tuple[int, MemberTls]] = {}
         self._pinned = pinned
         self._name = name
         self._signing_key = signing_key
@@ -67,12 +68,12 @@ class MemberTls:
         self._renew()
         self.listening = renewed_context(self._newest_listening)
 
-    def serve_earlier(self, earlier: "MemberTls") -> None:
-        """Let members of an earlier epoch connect, too; `Channel.is_earlier` says that it is one.
+    def serve_earlier(self, earlier: "MemberTls", epoch: int) -> None:
+        """Let members of an earlier epoch connect, too; `Channel.earlier_epoch` says which one.
 
         earlier: this member's TLS in that epoch.
         """
-        self._earlier[host_of(earlier._pinned.cluster_id, earlier._name)] = earlier
+        self._earlier[host_of(earlier._pinned.cluster_id, earlier._name)] = (epoch, earlier)
 
     @property
     def leaf(self) -> Leaf:
@@ -99,10 +100,10 @@ class MemberTls:
             return Channel(self._leaf.digest, self.whose(connection))
         except NotAMember:
             # A leaf names its cluster's epoch, so it is one of at most one of them.
-            for earlier in self._earlier.values():
+            for epoch, earlier in self._earlier.values():
                 with contextlib.suppress(NotAMember):
                     peer = earlier.whose(connection)
-                    return Channel(earlier.leaf.digest, peer, is_earlier=True)
+                    return Channel(earlier.leaf.digest, peer, epoch)
             raise
 
     def whose(self, connection: ssl.SSLObject) -> PeerLeaf:
@@ -116,7 +117,8 @@ class MemberTls:
     def _newest_listening(self, name: str | None) -> ssl.SSLContext:
         """For a connection that asks for that name."""
         if name in self._earlier:
-            return self._earlier[name]._newest_listening(None)
+            _, earlier = self._earlier[name]
+            return earlier._newest_listening(None)
         self._renew_if_due()
         return self._listening
 

@@ -127,11 +127,13 @@ async def save(
     *,
     length: int,
     timeout_seconds: float,
+    is_exact: bool = True,
 ) -> tuple[int, str]:
     """Write the answer to a file: its status and, if that is 200, the SHA-256 (hex) of it.
 
-    request: its body is not sent. length: of the answer in bytes; nothing beyond it is read. Raises
-    NotReached, NotInTime, NoAnswer, also if the length is another, and CannotWrite.
+    request: its body is not sent. length: of the answer in bytes; nothing beyond it is read.
+    is_exact: whether a shorter answer is none. Raises NotReached, NotInTime, NoAnswer, also if the
+    length is another, and CannotWrite.
     """
     async with (
         _bounded(timeout_seconds, request.tls),
@@ -151,10 +153,11 @@ async def save(
         async for part in response.content.iter_chunked(CHUNK_BYTES):
             received += len(part)
             if received > length:
-                raise NoAnswer(f"more than the {length} bytes that it should have")
+                most = "that it should have" if is_exact else "that it may have"
+                raise NoAnswer(f"more than the {length} bytes {most}")
             digest.update(part)
             await _write(file, part)
-        if received < length:
+        if is_exact and received < length:
             raise NoAnswer(f"{received} of the {length} bytes that it should have")
         return 200, digest.hexdigest()
 

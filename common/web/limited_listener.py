@@ -228,7 +228,8 @@ class LimitedListener:
         if not found:
             self.refused += 1
             return None
-        is_earlier = connection.channel is not None and connection.channel.is_earlier
+        channel = connection.channel
+        is_earlier = channel is not None and channel.earlier_epoch is not None
         runner = self._earlier_runner if is_earlier else self._runner
         assert runner is not None, "refused by `_Connection._is_member`"
         assert runner.server is not None, "the runner is set up"
@@ -351,7 +352,8 @@ class _Connection(asyncio.Protocol):
             return True
         try:
             self.channel = tls.accepted(transport.get_extra_info("ssl_object"))
-            if self.channel.is_earlier and not self.listener.serves_earlier:
+            is_earlier = self.channel.earlier_epoch is not None
+            if is_earlier and not self.listener.serves_earlier:
                 raise NotAMember("it is a member of an earlier epoch")
         except NotAMember as error:
             self.listener.tell_refused(self.peer, str(error))

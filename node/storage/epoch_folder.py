@@ -19,8 +19,9 @@ from common.epoch_folder import (
     LINK_NAME,
     UNFINISHED,
     epoch_folder,
+    forget_if_passed,
 )
-from node.storage import folders
+from node.storage import folders, recovery_files
 from node.storage.damage import StoreDamaged, StoreNotOurs
 from node.storage.store import Store
 from pbft.certificates import state_digest
@@ -82,19 +83,24 @@ def take_over(  # noqa: PLR0913 - all that the folder holds
     entries: Iterator[Entry],
     link: EpochLink | None = None,
     cluster_file: str | None = None,
+    has_forgotten: bool = False,
 ) -> Path:
     """Make the store of a later epoch; the folder, which is there complete or not at all.
 
     parts: the state that it begins with. entries: the ledger up to there, from the first entry on,
     as far as it is here: the rest is fetched from other replicas. link: what leads here from the
     epoch before; None: this member was not in that one. cluster_file: the text of the cluster file;
-    None: the configuration names it. If the folder is there, only the link, that file and the state
-    are put into it, where the state is missing: a recovery may have begun there. Raises OSError,
-    StoreUnusable, SaveFailed.
+    None: the configuration names it. has_forgotten: this replica may have voted in that epoch and
+    forgotten it, so it recovers there. If the folder is there, only the link, that file and the
+    state are put into it, where the state is missing: a recovery may have begun there. Raises
+    OSError, StoreUnusable, SaveFailed.
     """
     folder = epoch_folder(data_directory, cluster.epoch)
+    forget_if_passed(folder)
     if folder.exists():
         if not (folder / BEGIN_NAME).exists():
+            if has_forgotten:
+                recovery_files.note_begun(folder)
             _write_begin(folder, parts, link=link, cluster_file=cluster_file)
         return folder
     unfinished = folder.with_name(folder.name + UNFINISHED)
@@ -113,6 +119,8 @@ def take_over(  # noqa: PLR0913 - all that the folder holds
         store.note_ledger_position(*ledger_position(parts))
     finally:
         store.close()
+    if has_forgotten:
+        recovery_files.note_begun(unfinished)
     _write_begin(unfinished, parts, link=link, cluster_file=cluster_file)
     unfinished.rename(folder)
     folders.sync(data_directory)

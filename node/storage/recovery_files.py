@@ -21,11 +21,16 @@ def is_begun(directory: Path) -> bool:
     return (directory / MARKER_NAME).exists()
 
 
+def note_begun(directory: Path) -> None:
+    """Have the next start recover. Raises OSError."""
+    (directory / MARKER_NAME).touch()
+    folders.sync(directory)
+
+
 def begin(directory: Path) -> Path:
     """Move the store away; where it went. Raises OSError."""
     first_time = not is_begun(directory)
-    (directory / MARKER_NAME).touch()
-    folders.sync(directory)
+    note_begun(directory)
     kept = directory / DAMAGED_NAME
     if first_time and kept.exists():
         shutil.rmtree(kept)

@@ -36,13 +36,17 @@ class LinkRoutes:
         """The route."""
         return [web.get(PATH, self._send)]
 
-    def for_earlier(self, middlewares: Iterable[Middleware] = ()) -> web.Application:
-        """What members of earlier epochs are served over TLS: these links, and nothing else.
+    def for_earlier(
+        self, states: Iterable[web.RouteDef] = (), middlewares: Iterable[Middleware] = ()
+    ) -> web.Application:
+        """What members of earlier epochs are served over TLS: these links, and little else.
 
-        410 for all else: they know no way to this epoch yet, and learn that there is one.
+        states: the routes of the states that epochs begin with. 410 for all else: they know no way
+        to this epoch yet, and learn that there is one.
         """
         app = web.Application(middlewares=middlewares)
-        app.add_routes([*self.routes(), web.route("*", "/{path:.*}", self._refuse)])
+        refusing = web.route("*", "/{path:.*}", self._refuse)
+        app.add_routes([*self.routes(), *states, refusing])
         return app
 
     async def _refuse(self, request: web.Request) -> web.Response:

@@ -28,6 +28,7 @@ from node.storage.scrub import Scrub
 from node.web import limits_json, log_routes, members_json, status_json
 from node.web.answers import http_error, number, read_body
 from node.web.artifact_routes import ArtifactRoutes
+from node.web.begin_state_routes import BeginStateRoutes
 from node.web.build_states import state_of
 from node.web.fault_switch import FaultSwitch
 from node.web.kept_file_routes import KeptFileRoutes
@@ -119,6 +120,7 @@ class NodeServer:
         self._bodies = Bodies(BODIES_BYTES_MAX)
         self._proofs = ProofRoutes(runtime, runner)
         self._link_routes = LinkRoutes(self._store.path.parent, self._cluster.epoch)
+        self._begin_states = BeginStateRoutes(self._store.path.parent, self._cluster.epoch)
 
     def application(
         self, middlewares: Iterable[Middleware] = (), *, has_links: bool = True
@@ -129,7 +131,7 @@ class NodeServer:
         """
         app = web.Application(middlewares=middlewares)
         if has_links:
-            app.add_routes([web.get(LINK_PATH, self._links.handle)])
+            app.add_routes([web.get(LINK_PATH, self._links.handle), *self._begin_states.routes()])
         app.add_routes(
             [
                 web.get("/healthz", self._healthz),
@@ -159,10 +161,11 @@ class NodeServer:
     def application_for_earlier(self, middlewares: Iterable[Middleware] = ()) -> web.Application:
         """The aiohttp application for members of earlier epochs.
 
-        Its limit of links under way is its own, so that they hold up no present member.
+        Its limits of what is under way are its own, so that they hold up no present member.
         """
-        routes = LinkRoutes(self._store.path.parent, self._cluster.epoch)
-        return routes.for_earlier(middlewares)
+        folder, epoch = self._store.path.parent, self._cluster.epoch
+        states = BeginStateRoutes(folder, epoch)
+        return LinkRoutes(folder, epoch).for_earlier(states.routes(), middlewares)
 
     # --- the state of the replica ---------------------------------------------------------------
 

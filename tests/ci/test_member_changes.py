@@ -16,7 +16,13 @@ from ci.ledger import (
     decode_entry,
 )
 from ci.limits import Limits, decode_limits
-from ci.member_changes import MembersPart, MembersProposal, ready_bytes, successor_refusal
+from ci.member_changes import (
+    MembersPart,
+    MembersProposal,
+    ready_bytes,
+    successor_refusal,
+    who_keeps_ledger,
+)
 from ci.operations import (
     CONFIGURATION_BYTES_MAX,
     ApproveMembers,
@@ -439,3 +445,18 @@ def test_entries_of_both_kinds_are_read_back(world: OperatedWorld) -> None:
     kinds = {type(decode_entry(entry.body)) for entry in world.ledger}
     assert {MembersEntry, SupersededEntry} <= kinds
     assert not kinds & {VerdictEntry, LateBallotEntry}
+
+
+def test_replicas_that_stay_keep_the_ledger_also_with_another_key() -> None:
+    first = cluster_of()
+    assert who_keeps_ledger(first, cluster_of(7)) == NAMES
+    assert who_keeps_ledger(first, cluster_of(prefix="new")) == ()
+    vacant, rekeyed, *_ = first.genesis.replicas
+    vacant = msgspec.structs.replace(vacant, public_key=vacant_key(vacant.name))
+    rekeyed = msgspec.structs.replace(rekeyed, public_key=member("new", "replica").public_key)
+    others = cluster_of(prefix="new").genesis.replicas[:2]
+    replicas = (vacant, rekeyed, *others)
+    following = Cluster(msgspec.structs.replace(first.genesis, replicas=replicas))
+    assert who_keeps_ledger(first, following) == (rekeyed.name,)
+    # a seat that is filled now had nothing
+    assert who_keeps_ledger(following, first) == (rekeyed.name,)

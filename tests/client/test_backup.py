@@ -22,9 +22,10 @@ from client.storage.case_extract import CaseExtract
 from client.storage.database import FILE_NAME, FORMAT_VERSION, Database
 from client.storage.outbox import Outbox
 from common.backups.backup_file import Backup, Header, new_backup
-from common.configuration.config import load_client_config
+from common.configuration.config import AncestryEntry, load_client_config
 from common.membership.confirmation import read_cluster
-from common.membership.epochs import in_present_epoch
+from common.membership.epochs import in_present_epoch, next_file, read_agreed
+from common.membership.link_search import Found
 from tests.ci.builders import COMMIT, GATEWAY, finding
 from tests.client.cluster_file import write_cluster
 from tests.client.commands.epoch_links import lead
@@ -378,7 +379,23 @@ async def test_a_nodes_backup_is_none_of_a_gateway(
     assert "has no gateway.sqlite" in capsys.readouterr().err
 
 
-async def test_a_backup_of_a_later_epoch_is_restored_into_it(machine: Machine) -> None:
+async def test_a_backup_of_any_earlier_epoch_is_restored(machine: Machine) -> None:
+    """It is of epoch 1, and the operator has the cluster file of epoch 3."""
+    backup = await backup_in_epoch_1(machine)
+    machine.lose_data()
+    config = load_client_config(machine.config)
+    cluster = machine.network.cluster
+    for _ in range(3):
+        _, cluster = lead(cluster, machine.network.cluster)
+    assert cluster.ancestry is not None
+    settings = yaml.safe_load(config.cluster_file.read_text())
+    settings["ancestry"] = msgspec.to_builtins(AncestryEntry.of(cluster.ancestry))
+    config.cluster_file.write_text(yaml.safe_dump(settings))
+    assert machine.restore(backup) == 0
+    Database(machine.data, cluster.id, GATEWAY).close()
+
+
+async def backup_in_epoch_1(machine: Machine) -> Path:
     """The configured cluster file is that of epoch 0, which the gateway has left."""
     await (await machine.live()).close()
     link, cluster = lead(machine.network.cluster, machine.network.cluster)
@@ -386,10 +403,18 @@ async def test_a_backup_of_a_later_epoch_is_restored_into_it(machine: Machine) -
     key = ECC.construct(curve="Ed25519", seed=key_of(GATEWAY).seed)
     secret_file(machine.folder / "key.pem", key.export_key(format="PEM"))
     config = load_client_config(machine.config)
-    make_folder(config, cluster, msgspec.msgpack.encode(link))
+    assert cluster.ancestry is not None
+    following = read_agreed(next_file(config), cluster.ancestry, cluster.configuration)
+    make_folder(config, Found(following, msgspec.msgpack.encode(link), ()))
     Database(machine.data, cluster.id, GATEWAY, ancestors=cluster.ancestors).close()
-    backup = machine.backup()
+    return machine.backup()
+
+
+async def test_a_backup_of_a_later_epoch_is_restored_into_it(machine: Machine) -> None:
+    backup = await backup_in_epoch_1(machine)
     machine.lose_data()
     assert machine.restore(backup) == 0
+    _, cluster = lead(machine.network.cluster, machine.network.cluster)
+    config = load_client_config(machine.config)
     assert read_cluster(in_present_epoch(config).cluster_file)[1].id == cluster.id
     Database(machine.data, cluster.id, GATEWAY).close()

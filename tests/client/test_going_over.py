@@ -16,7 +16,7 @@ from client.serve import read_member
 from common.address import Address
 from common.configuration.config import ClientConfig
 from common.membership.confirmation import read_cluster
-from common.membership.epochs import in_present_epoch
+from common.membership.epochs import earlier_ids, in_present_epoch
 from common.web.bounded_http import bounded_session
 from common.web.peers import Peers
 from pbft.epoch_link import EpochLink
@@ -30,6 +30,7 @@ from tests.secret_files import secret_file
 FIRST = cluster_of()
 GROWN = cluster_of(7)
 TO_GROWN, SECOND = lead(FIRST, GROWN)
+TO_THIRD, THIRD = lead(SECOND, FIRST)
 # of other members, also signed by strong replicas of the first epoch
 TO_OTHER, OTHER = lead(FIRST, rekeyed(FIRST))
 
@@ -45,6 +46,8 @@ class Place:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.links: dict[str, EpochLink | bytes] = {}
+        # what they give to whoever has the first one
+        self.further: dict[str, EpochLink | bytes] = {}
         self.asked: list[str] = []
         self.connected: frozenset[str] = frozenset()
         self.addresses: dict[str, Address] = {}
@@ -52,11 +55,11 @@ class Place:
 
     def server(self, name: str) -> TestServer:
         async def links(request: web.Request) -> web.Response:
-            assert request.query["after"] == "0"
             self.asked.append(name)
-            if name not in self.links:
+            given = self.links if request.query["after"] == "0" else self.further
+            if name not in given:
                 raise web.HTTPNotFound
-            link = self.links[name]
+            link = given[name]
             return web.Response(
                 body=link if isinstance(link, bytes) else msgspec.msgpack.encode(link)
             )
@@ -188,6 +191,24 @@ async def test_a_link_is_followed_to_the_members_of_the_operators_file_alone(pla
     place.put_next(GROWN)
     assert await place.look() == "over"
     assert not place.asked
+
+
+async def test_a_gateway_that_was_away_for_two_changes_passes_over_the_epoch_between(
+    place: Place,
+) -> None:
+    place.links["replica-0"] = TO_GROWN
+    place.further["replica-0"] = TO_THIRD
+    place.put_next(FIRST)
+    assert await place.look() == "over"
+    assert place.epoch() == 2
+    present = in_present_epoch(place.config)
+    assert read_cluster(present.cluster_file)[1].id == THIRD.id
+    # a database of an epoch that it was in is taken over, however long ago that was
+    assert earlier_ids(present, THIRD) == (SECOND.id, FIRST.id)
+    _, fourth = lead(THIRD, GROWN)
+    _, fifth = lead(fourth, GROWN)
+    assert earlier_ids(present, fifth) == (fourth.id, FIRST.id, THIRD.id)
+    assert earlier_ids(present, FIRST) == ()
 
 
 async def test_two_links_are_both_left_alone(place: Place) -> None:

@@ -13,7 +13,9 @@ _LINK = "pbft/epoch_link.py"
 _TRUST = "client/commands/trust.py"
 _VERIFIER = "scripts/verify_build.py"
 _GOING_OVER = "node/going_over.py"
+_BEGIN = "node/begin_state.py"
 _EPOCHS = "common/membership/epochs.py"
+_SEARCH = "common/membership/link_search.py"
 _GATEWAY = "client/going_over.py"
 _LISTENER = "common/web/limited_listener.py"
 _MEMBER_TLS = "common/tls/member_tls.py"
@@ -24,6 +26,7 @@ _LINK_TEST = "tests/paper/test_epoch_link.py::"
 _FOLDER_TEST = "tests/node/storage/test_epoch_folder.py::"
 _TRUST_TEST = "tests/client/commands/test_trust.py::"
 _GOING_OVER_TEST = "tests/node/test_going_over.py::"
+_BEGIN_TEST = "tests/node/test_begin_state.py::"
 _SUCCESSION_TEST = "tests/node/test_succession.py::"
 _GATEWAY_TEST = "tests/client/test_going_over.py::"
 _EARLIER_TEST = "tests/common/web/test_earlier_epochs.py::"
@@ -355,8 +358,8 @@ EPOCHS_MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="M61 nobody waits for those that lack the end",
         file=_GOING_OVER,
-        old="waited_seconds >= LAGGARD_SECONDS\n",
-        new="True\n",
+        old="len(before.expected_names) or waited_seconds >= LAGGARD_SECONDS\n",
+        new="len(before.expected_names) or True\n",
         test=_GOING_OVER_TEST
         + "test_a_replica_leaves_once_strong_have_the_end_and_the_rest_had_its_time",
     ),
@@ -378,7 +381,7 @@ EPOCHS_MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="M63 a later epoch counts without its link",
         file=_EPOCHS,
-        old="    if later.id != followed.id:\n",
+        old="    if later.id != cluster.id:\n",
         new="    if False:\n",
         test=_SUCCESSION_TEST + "test_a_later_epoch_counts_by_its_link_alone",
     ),
@@ -392,7 +395,7 @@ EPOCHS_MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         name="M71 a gateway follows the first of two links",
-        file=_GATEWAY,
+        file=_SEARCH,
         old="        if len(proved) > 1:\n",
         new="        if False:\n",
         test=_GATEWAY_TEST + "test_two_links_are_both_left_alone",
@@ -400,8 +403,9 @@ EPOCHS_MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="M72 a gateway goes over to an epoch that it is no client of",
         file=_GATEWAY,
-        old="    if cluster.public_key(config.name) is None or",
-        new="    if False and",
+        old="    return cluster.public_key(name) is not None and"
+        " cluster.replica_index(name) is None\n",
+        new="    return True\n",
         test=_GATEWAY_TEST + "test_a_gateway_that_leaves_stays_and_says_so",
     ),
     Mutant(
@@ -413,7 +417,7 @@ EPOCHS_MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         name="M74 a gateway looks for replicas where they were",
-        file=_GATEWAY,
+        file=_SEARCH,
         old="moved.get(name, self._peers[name])",
         new="self._peers[name]",
         test=_GATEWAY_TEST + "test_a_replica_that_moves_is_asked_where_the_next_file_has_it",
@@ -428,8 +432,82 @@ EPOCHS_MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="M76 a member of an earlier epoch counts as one of this",
         file=_MEMBER_TLS,
-        old="return Channel(earlier.leaf.digest, peer, is_earlier=True)",
+        old="return Channel(earlier.leaf.digest, peer, epoch)",
         new="return Channel(earlier.leaf.digest, peer)",
         test=_EARLIER_TEST + "test_each_epochs_members_are_served_what_is_theirs",
+    ),
+    # --- who was away follows ---------------------------------------------------------------------
+    Mutant(
+        name="M90 who was away leaves members of its epoch that could give it the end",
+        file=_GOING_OVER,
+        old="    return linked == 0 or waited_seconds >= LAGGARD_SECONDS\n",
+        new="    return True\n",
+        test=_GOING_OVER_TEST
+        + "test_a_replica_that_was_away_follows_a_link_once_nobody_gives_it_the_end",
+    ),
+    Mutant(
+        name="M91 who recovers votes at once in the epoch that it follows to",
+        file=_GOING_OVER,
+        old="has_forgotten=core.is_recovering,",
+        new="has_forgotten=False,",
+        test=_GOING_OVER_TEST + "test_who_recovers_recovers_in_the_next_epoch_too",
+    ),
+    Mutant(
+        name="M92 a removed member is given later states",
+        file="node/web/begin_state_routes.py",
+        old="channel.earlier_epoch not in (None, epoch)",
+        new="False",
+        test="tests/node/web/test_begin_state_routes.py"
+        "::test_a_member_of_an_earlier_epoch_gets_the_state_of_that_one_alone",
+    ),
+    Mutant(
+        name="M93 who gave another state is asked as before",
+        file=_BEGIN,
+        old="        self._wrong.add(name)\n",
+        new="        pass\n",
+        test=_BEGIN_TEST + "test_who_gave_another_state_is_not_asked_before_the_others",
+    ),
+    Mutant(
+        name="M94 a state is read without end",
+        file=_BEGIN,
+        old="length=FETCHED_BYTES_MAX,",
+        new="length=2**62,",
+        test=_BEGIN_TEST + "test_who_gives_too_much_or_too_slowly_is_left",
+    ),
+    Mutant(
+        name="M95 an epoch that was passed over has no ledger once it is begun",
+        file=_FOLDER,
+        old="    forget_if_passed(folder)\n",
+        new="",
+        test=_GOING_OVER_TEST + "test_an_epoch_that_was_to_be_passed_over_can_be_begun",
+    ),
+    Mutant(
+        name="M96 a replica that lost its disk votes at once in a later epoch",
+        file=_BEGIN,
+        old="any(map(recovery_files.is_begun, places))",
+        new="False",
+        test=_BEGIN_TEST + "test_a_new_replica_begins_with_the_state_that_its_cluster_file_names",
+    ),
+    Mutant(
+        name="M97 who recovers in a later epoch lacks no ledger",
+        file="node/opening.py",
+        old="            runtime.store.note_ledger_position(*ledger_position(begin))\n",
+        new="            pass\n",
+        test=_SUCCESSION_TEST
+        + "test_a_replica_that_recovers_in_a_later_epoch_fetches_the_ledger_before_it",
+    ),
+    Mutant(
+        name="M98 an epoch that was passed over counts without its link",
+        file=_EPOCHS,
+        old="    for folder in folders:\n",
+        new="    for folder in folders[-1:]:\n",
+        test=_GOING_OVER_TEST + "test_who_was_away_for_two_changes_passes_over_the_epoch_between",
+    ),
+    Mutant(
+        name="M99 the next member is asked as long as the one before",
+        file=_BEGIN,
+        old="min(SECONDS_MIN * 2**rounds, SECONDS_MAX)",
+        new="SECONDS_MIN",
+        test=_BEGIN_TEST + "test_each_is_asked_in_turn_and_gets_more_time_once_all_had_theirs",
     ),
 )

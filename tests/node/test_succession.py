@@ -23,8 +23,8 @@ from common.tls.certificates import host_of
 from node.earlier_epochs import serve_earlier
 from node.main import main
 from node.opening import open_replica, read_member
-from node.storage import epoch_folder
-from node.storage.damage import StoreNotOurs
+from node.storage import epoch_folder, recovery_files
+from node.storage.damage import StoreDamaged, StoreNotOurs
 from node.succession import join, succeed
 from pbft.authentication import Identity
 from pbft.client import make_request
@@ -34,7 +34,7 @@ from pbft.messages import Envelope
 from pbft.ports import Output
 from tests.node.conftest import ConfigMaker
 
-MEMBERS = ("node0", "node1", "gateway", "gateway-2", "anna")
+MEMBERS = ("node0", "node1", "node2", "node3", "gateway", "gateway-2", "anna")
 
 
 class Alone:
@@ -77,10 +77,11 @@ class Alone:
         member = read_member(self.config)
         cluster = member.identity.cluster
         _, following = read_cluster(next_file)
-        replica = following.replica_names[0]
         message = ready_bytes(cluster.id, following.configuration)
-        ready = Ready(replica, self.keys[replica].sign(message))
-        operation = encode_operation(ProposeMembers(10**6, following.encoded, (ready,)))
+        readies = tuple(
+            Ready(replica, self.keys[replica].sign(message)) for replica in following.replica_names
+        )
+        operation = encode_operation(ProposeMembers(10**6, following.encoded, readies))
         anna = Identity(cluster, "anna", self.keys["anna"].sign)
         runtime = open_replica(self.config, member.identity, member.limits)
 
@@ -218,6 +219,37 @@ def test_a_node_serves_the_epochs_that_it_came_through_as_far_as_it_has_their_ke
     serve_earlier([other], member)
     assert member.replicas.tls is not None
     assert not member.replicas.tls._earlier
+
+
+def test_a_replica_that_recovers_in_a_later_epoch_fetches_the_ledger_before_it(
+    alone: Alone,
+) -> None:
+    names = MEMBERS[:4]
+    replicas = [
+        {"name": name, "public_key_file": f"{name}.pem", "address": f"127.0.0.1:{port}"}
+        for port, name in enumerate(names, 1)
+    ]
+    following = alone.write(alone.folder / "next.yml", "node0", "gateway", replicas=replicas)
+    alone.run_to_end(following)
+    assert succeed(alone.config, following) == 0
+    recovery_files.note_begun(alone.folder / "data" / "epoch-1")
+    present = in_present_epoch(alone.config)
+    member = read_member(present)
+    runtime = open_replica(present, member.identity, member.limits)
+    assert runtime.replica.core.is_recovering
+    assert runtime.store.ledger.missing() == runtime.application.ledger_index == 1
+    runtime.store.close()
+
+
+def test_a_replica_that_is_alone_never_recovers(alone: Alone) -> None:
+    data = alone.folder / "data"
+    data.mkdir()
+    recovery_files.note_begun(data)
+    member = read_member(alone.config)
+    with pytest.raises(
+        StoreDamaged, match=r"recovery-begun: With f = 0 no other replica can vouch"
+    ):
+        open_replica(alone.config, member.identity, member.limits)
 
 
 def test_the_cluster_file_may_be_replaced_while_a_node_goes_over(

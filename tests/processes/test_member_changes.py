@@ -143,13 +143,6 @@ def begin_everywhere(network: Network, names: Sequence[str], epoch: int) -> None
     )
 
 
-def take_over(network: Network, name: str, begun: Path) -> None:
-    """Who was not there begins with the state that another member gives it."""
-    taken = node(network, name, "succeed", "--from", str(begun / "begin-state"))
-    assert taken.code == 0, taken
-    network.start(name)
-
-
 def replace_cluster_file(network: Network, begun: Path) -> None:
     """While nodes read it."""
     file = cluster_file(network)
@@ -226,9 +219,12 @@ def change_twice(network: Network, folder: Path, posted: Posted) -> list[Path]:
     kill_around_the_end(network, "node1", 1)
     begun = network.data_directory("node0") / "epoch-1"
     network.wait_until((begun / "begin-state").exists, "the next epoch", CHANGE_SECONDS)
+    # it has the store and the cluster file of epoch 0
+    network.start("node3")
+    begin_everywhere(network, ("node3",), 1)
     replace_cluster_file(network, begun)
-    for name in (*NEW, "node3"):
-        take_over(network, name, begun)
+    for name in NEW:
+        network.start(name)
     begin_everywhere(network, (*OLD, *NEW), 1)
     use(network, begun)
     envelopes.append(attested(network, folder, posted, 1))

@@ -23,18 +23,29 @@ def rekeyed(cluster: Cluster, secret: str = NEW_KEY) -> Cluster:
     return Cluster(msgspec.structs.replace(cluster.genesis, replicas=(*others, changed)))
 
 
-def lead(
-    cluster: Cluster, named: Cluster, secrets: Mapping[str, str] = {}
-) -> tuple[EpochLink, Cluster]:
-    """The link from this cluster to those members, signed by its first three replicas.
-
-    secrets: of which key each signs, if not of its name's.
-    """
-    end = cluster.checkpoint_from(cluster.begins_after + 1)
-    parts = {
+def state_at_end(
+    cluster: Cluster, named: Cluster, more: Mapping[str, bytes] = {}
+) -> dict[str, bytes]:
+    """The state with which this cluster's epoch ends, where those are the next members."""
+    return {
         "epoch": (cluster.epoch + 1).to_bytes(8, "big"),
         "configuration": named.configuration,
+        **more,
     }
+
+
+def lead(
+    cluster: Cluster,
+    named: Cluster,
+    secrets: Mapping[str, str] = {},
+    more: Mapping[str, bytes] = {},
+) -> tuple[EpochLink, Cluster]:
+    """The link from this cluster to those members, signed by its first `strong` replicas.
+
+    secrets: of which key each signs, if not of its name's. more: what else the state there has.
+    """
+    end = cluster.checkpoint_from(cluster.begins_after + 1)
+    parts = state_at_end(cluster, named, more)
     digest = state_digest(parts)
     votes: list[Signed] = []
     for index, name in enumerate(cluster.replica_names[: cluster.quorums.strong]):

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 from aiohttp import web
@@ -15,12 +16,13 @@ from Crypto.PublicKey import ECC
 from ci.limits import Limits
 from ci.member_changes import ready_bytes
 from ci.operations import ProposeMembers, Ready
+from client.commands.members import _print_changes
 from client.main import main
 from common.address import Address
 from common.membership.confirmation import read_cluster
 from node.web.members_json import members as members_json
 from pbft.genesis import Cluster
-from tests.ci.builders import signing_key
+from tests.ci.builders import cluster_of, signing_key
 from tests.ci.operated_world import UNTIL, OperatedWorld
 from tests.client.cluster_file import write_cluster
 from tests.client.running_network import Node, key_of
@@ -197,6 +199,18 @@ async def test_who_comes_goes_and_has_another_key_is_shown(
     assert "  protocol 1 -> 2\n  client_window 256 -> 100\n" in shown
     assert "checkpoint_interval" not in shown
     assert "warning: fewer than 3 of the next replicas have an operator" in shown
+
+
+def test_a_change_that_leaves_nobody_with_the_ledger_is_warned_of(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    warning = "warning: no replica stays, so nobody in the next epoch has the ledger"
+    first, new = cluster_of(), cluster_of(prefix="new")
+    _print_changes(first, new)
+    assert warning in capsys.readouterr().out
+    replicas = (first.genesis.replicas[0], *new.genesis.replicas[1:])
+    _print_changes(first, Cluster(msgspec.structs.replace(new.genesis, replicas=replicas)))
+    assert warning not in capsys.readouterr().out
 
 
 async def test_an_approval_is_of_the_members_in_the_own_file(

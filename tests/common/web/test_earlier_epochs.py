@@ -79,7 +79,7 @@ class Server:
 @asynccontextmanager
 async def serving(*, for_earlier: bool = True) -> AsyncIterator[Server]:
     tls = tls_of("node0", NOW)
-    tls.serve_earlier(tls_of("node0", BEFORE))
+    tls.serve_earlier(tls_of("node0", BEFORE), 0)
     earlier = said("links") if for_earlier else None
     listener = LimitedListener(said("all"), tls=tls, for_earlier=earlier)
     await listener.open(Address("127.0.0.1", 0))
