@@ -19,7 +19,7 @@ from common.backups.commands import (
 )
 from common.config_error import ConfigError
 from common.configuration.config import NodeConfig, load_node_config
-from common.epoch_folder import epoch_folder
+from common.epoch_folder import BEGIN_NAME, EPOCH_FOLDERS, epoch_folder
 from common.installation import NODE_CONFIG
 from node.outputs.kept_builds import WORK_FOLDER
 from node.storage import folders, recovery_files
@@ -66,7 +66,7 @@ def prepare_node(config: NodeConfig, restoring: Restoring) -> None:
             " backup has none: start a new cluster"
         )
     ancestry = restoring.cluster_config.ancestry
-    directory = epoch_folder(config.data_directory, ancestry.epoch if ancestry else 0)
+    directory = _present_folder(config.data_directory, ancestry.epoch if ancestry else 0)
     folders.make(directory)
     stored = [directory / name for name in (DATABASE_NAME, REDO_NAME)]
     there = next((file for file in stored if file.exists()), None)
@@ -76,6 +76,14 @@ def prepare_node(config: NodeConfig, restoring: Restoring) -> None:
             " forget it and recover, use --replace"
         )
     recovery_files.begin(directory)
+
+
+def _present_folder(data_directory: Path, epoch: int) -> Path:
+    """Of the last epoch that the replica began here. epoch: of the cluster file; that of a later
+    one lies in that later epoch's folder."""
+    names = [begin.parent.name for begin in data_directory.glob(f"{EPOCH_FOLDERS}/{BEGIN_NAME}")]
+    begun = [int(number) for name in names if (number := name.partition("-")[2]).isdecimal()]
+    return epoch_folder(data_directory, max([epoch, *begun]))
 
 
 def restore_node_data(config: NodeConfig, restoring: Restoring) -> list[str]:

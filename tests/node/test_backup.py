@@ -13,6 +13,7 @@ from common.backups.commands import CLUSTER_FILE, MEMBER_FILE, PRIVATE_KEY_FILE
 from common.configuration.config import NodeConfig
 from common.configuration.keys import load_signing_key
 from common.configuration.process_file import ProcessFile
+from common.epoch_folder import BEGIN_NAME, epoch_folder
 from common.membership.confirmation import read_cluster
 from node import main
 from node.backup import is_node_data
@@ -219,6 +220,22 @@ def test_a_backup_with_records_is_refused(
         assert f"has data/{name}, which does not belong in a backup" in told
         assert not place.node.data_directory.exists()
         (tmp_path / "away").rename(place.node.data_directory)
+
+
+def test_a_replica_that_has_begun_a_later_epoch_recovers_there(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = backup_of(place)
+    later = epoch_folder(place.node.data_directory, 2)
+    later.mkdir()
+    (later / BEGIN_NAME).write_text("the state")
+    _, cluster = read_cluster(place.node.cluster_file)
+    Store(later, cluster.id, place.node.name).close()
+    assert f"{later / DATABASE_NAME} is there" in refusal(place, file, capsys)
+    assert restore(place, file, "--replace") == 0
+    assert (later / MARKER_NAME).exists()
+    assert (later / DAMAGED_NAME / DATABASE_NAME).exists()
+    assert not (place.node.data_directory / MARKER_NAME).exists()
 
 
 @pytest.mark.parametrize(
