@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any, ClassVar, Self
 
 import msgspec
 import yaml
@@ -353,6 +353,9 @@ class RunningNetwork(ABC):
 class Network(RunningNetwork):
     """Nodes node0 ... and a client in one folder. Use it as a context manager, or `close` it."""
 
+    # of a network that is not given any
+    programs: ClassVar[Programs] = PROGRAMS
+
     def __init__(
         self,
         folder: Path,
@@ -361,7 +364,7 @@ class Network(RunningNetwork):
         replicas: int = 4,
         executor: str = "process",
         overrides: Mapping[str, Mapping[str, object]] | None = None,
-        programs: Programs = PROGRAMS,
+        programs: Programs | None = None,
     ) -> None:
         """Write configuration, keys and repository; nothing is started yet.
 
@@ -369,6 +372,7 @@ class Network(RunningNetwork):
         one that is there already. overrides: as write_configuration takes them; if they have
         members speak TLS, each node has a second address, for this machine.
         """
+        programs = programs or self.programs
         folder = folder.absolute()
         self.commits: dict[str, str] = {}
         if isinstance(branches, Path):

@@ -23,6 +23,15 @@ def drawn(items: Sequence[T], count: int) -> list[T]:
 
     The commit decides which: a failure is no chance, and a few commits try all.
     """
-    first = int(commit_hash(ROOT)[:8] or "0", 16)
+    first = _commit_number()
     chosen = {(first + number) % len(items) for number in range(min(times(count), len(items)))}
     return [item for place, item in enumerate(items) if place in chosen]
+
+
+def first_of(every: int) -> int:
+    """Where to begin if one of `every` is tried: the commit decides, and a few commits try all."""
+    return _commit_number() % every
+
+
+def _commit_number() -> int:
+    return int(commit_hash(ROOT)[:8] or "0", 16)

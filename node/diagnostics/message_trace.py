@@ -1,12 +1,13 @@
 """Keeps the last messages of a node, in both directions, and finds those of one build.
 
 GET /pbft/log and the message diagram of a build show them. They are in memory only, and bounded; a
-message is decoded only when somebody asks for it.
+message is decoded only when somebody asks for a build, and then once.
 """
 
 import collections
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
 
 import msgspec
 
@@ -105,6 +106,28 @@ class BuildTrace(msgspec.Struct, frozen=True):
 
 # The key of a payload, the signature, and when it came.
 _Arrival = tuple[bytes, bytes, float]
+# What tells whose message it is: the sequence number of a vote, the digest of a request, the
+# requests that are answered; "change" of a change of view, None of what is of no build.
+_About = int | bytes | frozenset[tuple[str, int]] | Literal["change"] | None
+
+
+class _Kept:
+    """A message, and what it is about once somebody asked."""
+
+    __slots__ = ("_about", "_is_read", "logged")
+
+    def __init__(self, logged: LoggedMessage) -> None:
+        self.logged = logged
+        self._about: _About = None
+        self._is_read = False
+
+    @property
+    def about(self) -> _About:
+        """It is worked out once: whoever asks for a build looks at all messages."""
+        if not self._is_read:
+            self._about = _about(self.logged)
+            self._is_read = True
+        return self._about
 
 
 class _Build:
@@ -115,6 +138,14 @@ class _Build:
         self.requests: set[bytes] = set()
         self.asked: set[tuple[str, int]] = set()
 
+    def has(self, about: _About) -> bool:
+        """Whether a message that is about this is one of the build's."""
+        if isinstance(about, int):
+            return about in self.sequences
+        if isinstance(about, bytes):
+            return about in self.requests
+        return isinstance(about, frozenset) and not about.isdisjoint(self.asked)
+
 
 class MessageTrace:
     """The last messages of one replica. clock: seconds since 1970."""
@@ -122,7 +153,7 @@ class MessageTrace:
     def __init__(self, replica: str, clock: Callable[[], float] = time.time) -> None:
         self._replica = replica
         self._clock = clock
-        self._messages: collections.deque[LoggedMessage] = collections.deque(maxlen=MESSAGES_MAX)
+        self._messages: collections.deque[_Kept] = collections.deque(maxlen=MESSAGES_MAX)
         self._moments: collections.deque[Moment] = collections.deque(maxlen=MARKS_MAX)
         # by what came and when: the same words may be taken at another time
         self._refusals: collections.OrderedDict[_Arrival, str] = collections.OrderedDict()
@@ -158,7 +189,7 @@ class MessageTrace:
 
     def newest(self) -> Iterator[LoggedMessage]:
         """All that are kept, newest first."""
-        return reversed(self._messages)
+        return (kept.logged for kept in reversed(self._messages))
 
     def of_build(self, build: bytes) -> BuildTrace | None:
         """What is kept of the messages that ordered this build and its ballots; None: nothing."""
@@ -168,20 +199,18 @@ class MessageTrace:
         rows: list[Row] = []
         changes: list[Row] = []
         built: tuple[float, float] | None = None
-        for logged in self._messages:
-            try:
+        for kept in self._messages:
+            about = kept.about
+            if about == "change":
+                logged = kept.logged
+                changes.append(self._row(logged, kind_of(logged.message())))
+            elif known.has(about):
+                logged = kept.logged
                 message = logged.message()
-            except MalformedMessage:
-                continue
-            if isinstance(message, ViewChange | NewView | Heading):
-                changes.append(self._row(logged, kind_of(message)))
-                continue
-            kind = _kind_in(message, logged.signed.payload, known)
-            if kind is None:
-                continue
-            rows.append(self._row(logged, kind, known))
-            if kind == "Ballot" and logged.signed.signer == self._replica and built is None:
-                built = _when_built(message, logged.at)
+                kind = _kind_in(message)
+                rows.append(self._row(logged, kind, known))
+                if kind == "Ballot" and logged.signed.signer == self._replica and built is None:
+                    built = _when_built(message, logged.at)
         if rows:
             began, ended = rows[0].at - MARGIN_SECONDS, rows[-1].at + MARGIN_SECONDS
             rows += [row for row in changes if began <= row.at <= ended]
@@ -198,10 +227,10 @@ class MessageTrace:
         for envelope in envelopes:
             signed = envelope.signed
             if len(signed.payload) <= PAYLOAD_BYTES_MAX:
-                keep(LoggedMessage(now, direction, peer, signed))
+                keep(_Kept(LoggedMessage(now, direction, peer, signed)))
             elif (heading := _heading(signed)) is not None:
                 short = msgspec.structs.replace(signed, payload=b"")
-                keep(LoggedMessage(now, direction, peer, short, heading))
+                keep(_Kept(LoggedMessage(now, direction, peer, short, heading)))
         return now
 
     def _note_refusal(
@@ -257,20 +286,34 @@ def _build_of(executed: ExecutedRequest) -> bytes | None:
     return build if isinstance(build, bytes) else None
 
 
-def _kind_in(message: AnyMessage, payload: bytes, known: _Build) -> str | None:
-    """What a message is called in this build's picture; None: it is not of this build."""
+def _about(logged: LoggedMessage) -> _About:
+    """What tells of which builds a message is."""
+    try:
+        message = logged.message()
+    except MalformedMessage:
+        return None
     match message:
+        case ViewChange() | NewView() | Heading():
+            return "change"
         case PrePrepare() | Prepare() | Commit():
-            return type(message).__name__ if message.sequence in known.sequences else None
+            return message.sequence
         case Request():
-            if digest_of(payload) not in known.requests:
-                return None
-            return "Ballot" if _ballot_in(message) is not None else "Request"
+            return digest_of(logged.signed.payload)
         case Replies():
-            asked = {(reply.client, reply.timestamp) for reply in message.replies}
-            return "Reply" if asked & known.asked else None
+            return frozenset((reply.client, reply.timestamp) for reply in message.replies)
         case _:
             return None
+
+
+def _kind_in(message: AnyMessage | Heading) -> str:
+    """What a message of a build is called in its picture."""
+    match message:
+        case Request():
+            return "Ballot" if _ballot_in(message) is not None else "Request"
+        case Replies():
+            return "Reply"
+        case _:
+            return kind_of(message)
 
 
 def _answers(message: Replies, known: _Build) -> str:
@@ -297,7 +340,7 @@ def _ballot_in_words(cast: CastBallot) -> str:
     return f"{found.outcome.value}{code}"
 
 
-def _when_built(message: AnyMessage, at: float) -> tuple[float, float] | None:
+def _when_built(message: AnyMessage | Heading, at: float) -> tuple[float, float] | None:
     """From the durations in a build result: it was cast at once."""
     cast = _ballot_in(message) if isinstance(message, Request) else None
     if cast is None or not isinstance(cast.ballot, BuildResult):

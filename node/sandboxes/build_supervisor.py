@@ -8,17 +8,23 @@ because the kernel makes them its children. It passes SIGTERM on to the command'
 that arrives before the command has begun is passed on when the command begins.
 
 Each step of a build starts a supervisor, so it imports little: subprocess would cost as much as
-Python.
+Python, and so would the enumerations of signal, contextlib and types together.
 """
 
 import ctypes
 import os
 import select
-import signal
 import sys
 import time
-from contextlib import suppress
-from types import FrameType
+
+# A type checker takes every name like this one for true.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+    from types import FrameType
+else:
+    # what signal wraps into enumerations
+    import _signal as signal
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
@@ -37,7 +43,7 @@ def main(command: list[str]) -> int:
     pid: int | None = None
     noted: list[int] = []
 
-    def hand_on(number: int, _: FrameType | None) -> None:
+    def hand_on(number: int, _: "FrameType | None") -> None:
         # Without its number nobody would find the command, which may run already: an exit here
         # would leave behind what it started.
         if pid is None:
@@ -55,8 +61,7 @@ def main(command: list[str]) -> int:
     for number in noted:
         _send(pid, number)
     _wait(pid, child_ended)
-    _kill_all(pid)
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    code = os.waitstatus_to_exitcode(_kill_all(pid))
     return code if code >= 0 else SIGNAL_CODE - code
 
 
@@ -90,8 +95,10 @@ def _control(option: int, value: int) -> None:
 
 def _send(group: int, number: int) -> None:
     """Send a signal to a process group, if it is still there."""
-    with suppress(ProcessLookupError):
+    try:  # noqa: SIM105 - contextlib would cost more than the rest
         os.killpg(group, number)
+    except ProcessLookupError:
+        pass
 
 
 def _wait(pid: int, child_ended: int) -> None:
@@ -116,22 +123,39 @@ def _has_ended(pid: int) -> bool:
     return False
 
 
-def _kill_all(pid: int) -> None:
-    """Kill the process's group, then all that is left below us, until nothing is."""
+def _kill_all(pid: int) -> int:
+    """Kill the process's group, then all that is left below us, until nothing is.
+
+    Gives how the process ended, as os.waitpid does.
+    """
     _send(pid, signal.SIGKILL)
+    status: int | None = None
     until = time.monotonic() + KILL_SECONDS
     while time.monotonic() < until:
         # Until it has, its children are not ours. So this is asked first.
-        has_ended = _has_ended(pid)
-        children = _children() - {pid}
-        if has_ended and not children:
-            return
-        for child in children:
-            with suppress(ProcessLookupError):
+        if status is None and _has_ended(pid):
+            # From here on its number, and that of its group, may become another's.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            status = os.waitpid(pid, 0)[1]
+        if status is not None and not _has_children():
+            return status
+        for child in _children():
+            try:  # noqa: SIM105 - as above
                 os.kill(child, signal.SIGKILL)
-            with suppress(ChildProcessError):
-                os.waitpid(child, os.WNOHANG)
+            except ProcessLookupError:
+                pass
         time.sleep(KILL_POLL_SECONDS)
+    return os.waitpid(pid, 0)[1] if status is None else status
+
+
+def _has_children() -> bool:
+    """Whether a process is left below us; those that ended are collected."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return False
+    return True
 
 
 def _children() -> set[int]:
@@ -139,12 +163,18 @@ def _children() -> set[int]:
     found = set()
     for entry in os.listdir("/proc"):
         if entry.isdigit():
-            with suppress(OSError), open(f"/proc/{entry}/stat", encoding="latin-1") as file:
-                # The name in parentheses may hold anything; behind it are the state and the parent.
-                if int(file.read().rpartition(")")[2].split()[1]) == os.getpid():
-                    found.add(int(entry))
+            try:
+                with open(f"/proc/{entry}/stat", encoding="latin-1") as file:
+                    text = file.read()
+            except OSError:
+                continue
+            # The name in parentheses may hold anything; behind it are the state and the parent.
+            if int(text.rpartition(")")[2].split()[1]) == os.getpid():
+                found.add(int(entry))
     return found
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    exit_code = main(sys.argv[1:])
+    # Nothing is buffered here, and Python would take its time to take itself apart.
+    os._exit(exit_code)

@@ -267,7 +267,10 @@ class Mirror:
     def _prove_by_reference(self, theirs: str, stop: Stop) -> Mismatch | None:
         is_branch = theirs.startswith(BRANCH_PREFIX)
         is_there = self._is_reachable if is_branch else self._is_pointed_to
-        if is_there(stop) is not True or not self._is_tip(theirs, stop):
+        known = self._known(stop)
+        # a build is mostly that of a branch's last commit: then there is no way to look for
+        has_it = known is not None and (known == self._commit or is_there(stop) is True)
+        if not has_it or tip_of(self._remote, theirs, stop) != known:
             fetched = self._fetch(f"+{theirs}:{self._reference}", stop=stop)
             if fetched.exit_code != 0:
                 if not has_reference(self._remote, theirs, stop):
@@ -416,9 +419,15 @@ class Mirror:
 
     def _is_tip(self, theirs: str, stop: Stop) -> bool:
         """Whether the server's reference is still what was fetched; it may have been set back."""
+        known = self._known(stop)
+        return known is not None and tip_of(self._remote, theirs, stop) == known
+
+    def _known(self, stop: Stop) -> str | None:
+        """The id at our reference, as it was fetched last; None: it never was, or is damaged."""
         known = self._git(stop, "rev-parse", "--quiet", "--verify", self._reference)
-        tip = tip_of(self._remote, theirs, stop)
-        return known.exit_code == 0 and known.output.decode(errors="replace").strip() == tip
+        if known.exit_code != 0:
+            return None
+        return known.output.decode(errors="replace").strip()
 
     def _check_kind(self, stop: Stop) -> Mismatch | None:
         """A tag's id leads to a commit too, but is none."""

@@ -12,8 +12,9 @@ from tests.processes.network import Network, NoAnswer, ask
 APPEND_SECONDS = 120.0
 # More than one, so that the group nearly always has something to order.
 APPENDERS = 3
-# So that a loaded network is not a loaded machine: without it they keep all cores busy.
-PAUSE_SECONDS = 0.06
+# So that a loaded network is not a loaded machine: an append costs 9 ms of CPU, and mostly a test
+# waits for something else.
+PAUSE_SECONDS = 0.2
 
 
 class Load:

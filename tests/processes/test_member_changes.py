@@ -34,7 +34,8 @@ OLD = ("node0", "node1", "node2", "node3")
 NEW = ("node4", "node5", "node6")
 LAST = ("node0", "node3", "node4", "node5")
 NEW_OPERATORS = {"emil": "node4", "frida": "node5", "gustav": "node6"}
-PACE = Pace(post_seconds_max=3.0)
+# A build on seven nodes costs half a second of CPU.
+PACE = Pace(post_seconds_max=6.0)
 CHANGE_SECONDS = 180.0
 
 

@@ -34,7 +34,7 @@ USUAL_WAITS_MAX = 20
 # Of the usual wait. A machine that was quiet when it was measured need not be so a moment later.
 USUAL_SECONDS_MIN = 0.25
 # The answers from which the usual wait is measured.
-USUAL_ANSWERS = 25
+USUAL_ANSWERS = 15
 # Longer than the moment between a look at a node and the signal that stops it.
 SLEEPER_TIMER_SECONDS = 4.0
 DEADLINE_MARGIN_SECONDS = 0.1
@@ -150,7 +150,7 @@ def test_the_primary_asleep_and_awake_again(
         network.wait_until(
             lambda: network.status("node0")["view"] >= 1, "node0 in the new view", GO_ON_SECONDS
         )
-        load.wait_for_answers(20, GO_ON_SECONDS)
+        load.wait_for_answers(10, GO_ON_SECONDS)
     print_wait(capsys, "primary stopped", waited, usual)
     assert waited < wait_max(max(views), usual)
     check_nothing_is_lost(network, load, builds)
@@ -185,10 +185,10 @@ def test_a_backup_that_falls_asleep_again_and_again_changes_nothing(
             asleep = time.monotonic()
             fell_asleep_in_time &= asleep < others_asleep + SLEEPER_TIMER_SECONDS
             send(signal.SIGCONT, "node1", "node3")
-            load.wait_for_answers(20, GO_ON_SECONDS)
+            load.wait_for_answers(10, GO_ON_SECONDS)
             wait_for_time(network, asleep + SLEEPER_TIMER_SECONDS + DEADLINE_MARGIN_SECONDS)
             send(signal.SIGCONT, "node2")
-            load.wait_for_answers(20, GO_ON_SECONDS)
+            load.wait_for_answers(10, GO_ON_SECONDS)
             network.wait_until(
                 lambda: network.status("node2")["in_sync"], "node2 in sync", GO_ON_SECONDS
             )
@@ -346,7 +346,7 @@ def test_every_fault_in_turn_while_containers_build(
     base_image: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The primary asleep, each node killed, a backup asleep, all killed at once, a disk wiped."""
+    """The primary asleep, a node killed, a backup asleep, all killed at once, a disk wiped."""
     network = make_network(
         {
             "green": pipeline("sleep 2; echo green", image=base_image),
@@ -378,7 +378,7 @@ def test_every_fault_in_turn_while_containers_build(
         )
         struck = time.monotonic()
         strike()
-        load.wait_for_answers(20, GO_ON_SECONDS)
+        load.wait_for_answers(10, GO_ON_SECONDS)
         waited = load.longest_wait(struck)
         heal()
         with capsys.disabled():
@@ -406,11 +406,10 @@ def test_every_fault_in_turn_while_containers_build(
         load.wait_for_answers(10, GO_ON_SECONDS)
         primary = network.status("node0")["primary"]
         fault("primary asleep", send(primary, signal.SIGSTOP), send(primary, signal.SIGCONT))
-        for name in network.node_names:
-            fault(f"{name} killed", partial(network.kill, name), partial(network.start, name))
+        fault("node1 killed", partial(network.kill, "node1"), partial(network.start, "node1"))
         others = ("node0", "node1", "node2")
         fault("backup asleep", send("node3", signal.SIGSTOP), lambda: None, others)
-        load.wait_for_answers(300, 2 * GO_ON_SECONDS)
+        load.wait_for_answers(100, 2 * GO_ON_SECONDS)
         for name in others:
             assert resident_bytes(network.processes[name].pid) < RESIDENT_BYTES_MAX
         send("node3", signal.SIGCONT)()

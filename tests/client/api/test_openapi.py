@@ -13,7 +13,7 @@ from tests.client.site import client_of
 PAGES = re.compile(
     r"/|/builds(/.*)?|/replicas.*|/ledger|/tests(/.*)?|/branches|/queue|/trends|/audit|/commits/.*|/static/.*|/events|/webhook"
 )
-EXAMPLES = 12
+EXAMPLES = 5
 SECONDS_MAX = 500
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from ci.application import BuildApplication
 from common.configuration.keys import verify
+from node.diagnostics.metrics import NodeMetrics
 from node.replica.runtime import Runtime
 from node.storage.damage import StoreDamaged
 from node.storage.ledger_walk import LedgerWalk
@@ -37,12 +38,18 @@ pytestmark = pytest.mark.usefixtures("small_redo_log", "verified_once")
 
 # All states hold the same few hundred signed messages, and each start verifies them all.
 _verify = functools.cache(verify)
+# Nobody reads them, and to make them is a sixth of a start.
+_metrics = functools.cache(NodeMetrics)
 
 
 @pytest.fixture
 def verified_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each signature is verified once for all states; a changed one is verified by itself."""
+    """Each signature is verified once for all states; a changed one is verified by itself.
+
+    The metrics of all starts are one object.
+    """
     monkeypatch.setattr("node.replica.runtime.verify", _verify)
+    monkeypatch.setattr("node.replica.runtime.NodeMetrics", _metrics)
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +150,7 @@ def test_no_crash_loses_what_was_acknowledged_or_applies_half_a_turn(
 def test_no_crash_of_thousands_loses_anything(
     run: tuple[Workload, Network], tmp_path: Path
 ) -> None:
-    assert _check_crash_states(run, tmp_path, SEED + 1, times(2)) > times(2_000)
+    assert _check_crash_states(run, tmp_path, SEED + 1, 1.4 * times(1)) > times(2_000)
 
 
 def test_the_recorded_run_does_all_that_a_store_is_for(run: tuple[Workload, Network]) -> None:
