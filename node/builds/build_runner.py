@@ -71,6 +71,7 @@ from node.sources.dockerfile import DOCKERFILE, dependencies_of
 from node.sources.history import HistoryRoom
 from node.sources.mirror import NotAFile, Source
 from node.sources.tree import TreeRefused
+from node.work.beside import beside
 from node.work.fair_semaphore import FairSemaphore
 from node.work.infrastructure_error import InfrastructureError
 from node.work.threads import Stop, in_thread
@@ -131,8 +132,9 @@ class BuildRunner:
             seconds_max=config.builds_days_max * DAY_SECONDS,
         )
         self.kept = KeptBuilds(config.data_directory / "builds", rules, time.time)
-        # a build needs two threads at a time; one more for what is being tidied up
-        thread_count = 3 * config.builds_at_once + 1
+        # A build needs two threads at a time, and a third for its commits; one more for what is
+        # being tidied up.
+        thread_count = 4 * config.builds_at_once + 1
         self._threads = ThreadPoolExecutor(thread_count, thread_name_prefix="build")
         self._checkout = Checkout(config, self._threads)
         self._sandbox = self._make_sandbox(cluster_id, thread_count)
@@ -399,7 +401,29 @@ class BuildRunner:
                 Outcome.CHECKOUT_FAILED, CHECKOUT_FAILED_EXIT_CODE, problem=source.problem
             )
             return _Found(result, None, Agreement.DEFAULT, (), checked_out_at - began_at, 0.0)
-        await self._keep_commits(order)
+        # nothing of the build needs them
+        async with beside(self._keep_commits(order)):
+            return await self._run_source(
+                order,
+                source,
+                folder,
+                log,
+                show_state=show_state,
+                seconds=checked_out_at - began_at,
+            )
+
+    async def _run_source(
+        self,
+        order: BuildOrder,
+        source: Source,
+        folder: Path,
+        log: BuildLog,
+        *,
+        show_state: Callable[[str], None],
+        seconds: float,
+    ) -> _Found:
+        """Run what was checked out in so many seconds. Raises as `_find`."""
+        checked_out_at = time.monotonic()
         for line in source.modules:
             log.note(line)
         # a stranger's file may take long to read
@@ -429,7 +453,7 @@ class BuildRunner:
                 pipeline_sha256,
                 Agreement(job.agreement) if isinstance(job, Pipeline) else Agreement.DEFAULT,
                 _steps(job, order, result.outcome) if isinstance(job, Pipeline) else (),
-                checked_out_at - began_at,
+                seconds,
                 time.monotonic() - checked_out_at,
             )
 
@@ -465,6 +489,7 @@ class BuildRunner:
             order,
             work,
             files,
+            heads=source.heads,
             attempt=self._attempt,
             key_of=lambda result: _compared(order, found(result)),
         )
