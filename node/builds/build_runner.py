@@ -55,6 +55,7 @@ from node.outputs.artifact_store import ARTIFACTS_FOLDER, add_artifact, keep_art
 from node.outputs.build_log import TIMES, BuildLog
 from node.outputs.case_details import DETAILS, keep_details
 from node.outputs.kept_builds import WORK_FOLDER, KeptBuilds, remove_folder
+from node.outputs.report_readers import ReportReaders
 from node.sandboxes.containers.docker_sandbox import DockerSandbox
 from node.sandboxes.containers.swarm_sandbox import SwarmSandbox
 from node.sandboxes.process_sandbox import ProcessSandbox
@@ -146,6 +147,7 @@ class BuildRunner:
             is_contradicted=is_contradicted,
         )
         self._inputs = InputFetch(config)
+        self._readers = ReportReaders()
         self._slots = FairSemaphore(config.builds_at_once)
         self._states: dict[_Key, str] = {}
         # of the builds that run now; a finished log is its file
@@ -186,6 +188,7 @@ class BuildRunner:
         await self.settle()
         await self._cached_runs.close()
         await self._sandbox.close()
+        self._readers.close()
         self._threads.shutdown(wait=False)
 
     async def settle(self) -> None:
@@ -484,6 +487,7 @@ class BuildRunner:
             show_state=show_state,
             local_images=source.local_images,
             inputs=None if inputs is None else inputs.handed,
+            report_readers=self._readers,
         )
         result = await self._cached_runs.run(
             order,
@@ -684,9 +688,13 @@ class BuildRunner:
             await in_thread(self._threads, lambda stop: self._remove_work(key))
 
     def _remove_work(self, key: _Key) -> None:
-        """Remove a work folder, and the folders of builds that are kept no longer."""
+        """Remove a work folder, and the folders of builds that are kept no longer.
+
+        Nobody waits for it, so it also starts what the next build will need.
+        """
         remove_folder(self._work_folder(key))
         self.kept.sweep(self._is_running)
+        self._readers.prepare()
 
     def _work_folder(self, key: _Key) -> Path:
         return self._folder(*key) / WORK_FOLDER
