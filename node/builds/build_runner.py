@@ -409,8 +409,8 @@ class BuildRunner:
             return await self._run_source(
                 order,
                 source,
-                folder,
-                log,
+                folder=folder,
+                log=log,
                 show_state=show_state,
                 seconds=checked_out_at - began_at,
             )
@@ -419,9 +419,9 @@ class BuildRunner:
         self,
         order: BuildOrder,
         source: Source,
+        *,
         folder: Path,
         log: BuildLog,
-        *,
         show_state: Callable[[str], None],
         seconds: float,
     ) -> _Found:

@@ -113,7 +113,7 @@ class CachedRuns:
         build = _key(order)
         self.forget(order)
         began_at = time.monotonic()
-        access = await self._access(order, work, files, heads)
+        access = await self._access(order, work, files, heads=heads)
         work = msgspec.structs.replace(work, caches=access)
         result = await attempt(work)
         if access is not None and access.used and result.outcome is not Outcome.PASSED:
@@ -160,7 +160,7 @@ class CachedRuns:
             self._conclude(self.caches.note_entry(decode_entry(body)))
 
     async def _access(
-        self, order: BuildOrder, work: Work, files: Mapping[str, str], heads: Heads | None
+        self, order: BuildOrder, work: Work, files: Mapping[str, str], *, heads: Heads | None
     ) -> CacheAccess | None:
         """What the build may do with its caches; None: nothing, and its log says why."""
         entry = self._checkout.entry_of(order.repository)
