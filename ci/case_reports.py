@@ -50,7 +50,9 @@ def with_cases(
     cases: outcomes by id; each id is one (`ci.case_results.id_problem`). quarantined: the warned
         ones that are.
     """
-    no_names = case_report(cases, 0, quarantined=quarantined)
+    data = encode_report(cases)
+    counted = _counted(cases, data, quarantined)
+    no_names = _with_names(counted, cases, data, bytes_max=0)
 
     def room() -> int:
         bare = ResultWithTests(result.compared, result.evidence, no_names)
@@ -60,7 +62,7 @@ def with_cases(
     if result.evidence.caches and room() < _NAMES_BYTES_MIN:
         evidence = msgspec.structs.replace(result.evidence, caches=())
         result = BuildResult(result.compared, evidence)
-    report = case_report(cases, room(), quarantined=quarantined)
+    report = _with_names(counted, cases, data, bytes_max=room())
     return ResultWithTests(result.compared, result.evidence, report)
 
 
@@ -75,10 +77,17 @@ def case_report(
     bytes_max: of the lines of the report that it names, if the ballot has less room than usual
         (`with_cases`). quarantined: the warned cases that are.
     """
-    assert cases
     data = encode_report(cases)
+    return _with_names(_counted(cases, data, quarantined), cases, data, bytes_max=bytes_max)
+
+
+def _counted(
+    cases: Mapping[str, CaseOutcome], data: bytes, quarantined: Collection[str]
+) -> CaseReport:
+    """The report of these cases, which have that encoding, without a name."""
+    assert cases
     outcomes = list(cases.values())
-    report = CaseReport(
+    return CaseReport(
         report_sha256=report_sha256(data),
         set_sha256=set_sha256(cases),
         passed=outcomes.count(CaseOutcome.PASSED),
@@ -90,6 +99,12 @@ def case_report(
             place for place, case in enumerate(_warned(cases)) if case in quarantined
         )[:QUARANTINED_MAX],
     )
+
+
+def _with_names(
+    report: CaseReport, cases: Mapping[str, CaseOutcome], data: bytes, *, bytes_max: int
+) -> CaseReport:
+    """That of `_counted` with the lines of these cases, else with as many names as fit."""
     if len(data) <= min(bytes_max, REPORT_LINES_BYTES_MAX):
         return msgspec.structs.replace(report, lines=data.decode())
     named = tuple(_named(cases, min(bytes_max, NOT_PASSED_BYTES_MAX)))

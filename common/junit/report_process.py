@@ -1,9 +1,11 @@
 """Reads test reports in a process that can do nothing else, and prints the cases that are in them.
 
-A program of its own, `python -I -S report_process.py WORKSPACE`, which imports nothing of ours but
-the reader. Its standard input has, for each report, a line with two lengths, the path and the
-content. When the input ends, it prints the cases, sorted by id, in lines of JSON: each an array of
-up to ROWS_MAX rows `[id, outcome, seconds, message, file]`. It ends with REFUSED_CODE if a report
+A program of its own, `python -I -S report_process.py`, which imports nothing of ours but the
+reader. Its standard input has a line with the length of the workspace's path, and that path; then,
+for each report, a line with two lengths, the path and the content. It may be started ahead: it
+waits for the first line, and ends if none comes. When the input ends, it prints the cases, sorted
+by id, in lines of JSON: each an array of up to ROWS_MAX rows
+`[id, outcome, seconds, message, file]`. It ends with REFUSED_CODE if a report
 is unreadable, and prints which one and why. Any other code is a limit that it reached, or a fault
 of our own, which it prints.
 
@@ -48,11 +50,13 @@ from common.junit.junit_report import (  # noqa: E402 (found by the line above)
 )
 
 
-def main(workspace: str) -> int:
+def main() -> int:
     """Read all of the input; the exit code."""
     restrict()
-    found = FoundCases(workspace)
     source, sink = sys.stdin.buffer, sys.stdout.buffer
+    if not (first := source.readline(HEADER_BYTES_MAX)):
+        return 0
+    found = FoundCases(_read(int(first)).decode())
     while header := source.readline(HEADER_BYTES_MAX):
         path_bytes, content_bytes = map(int, header.split())
         path = _read(path_bytes).decode()
@@ -90,7 +94,7 @@ def _read(length: int) -> bytes:
 
 if __name__ == "__main__":
     try:
-        code = main(sys.argv[1])
+        code = main()
     except Exception as fault:  # noqa: BLE001 (whoever started it is told)
         sys.stdout.buffer.write(f"{type(fault).__name__}: {fault}".encode(errors="replace"))
         code = FAULT_CODE

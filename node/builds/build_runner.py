@@ -55,6 +55,7 @@ from node.outputs.artifact_store import ARTIFACTS_FOLDER, add_artifact, keep_art
 from node.outputs.build_log import TIMES, BuildLog
 from node.outputs.case_details import DETAILS, keep_details
 from node.outputs.kept_builds import WORK_FOLDER, KeptBuilds, remove_folder
+from node.outputs.report_readers import ReportReaders
 from node.sandboxes.containers.docker_sandbox import DockerSandbox
 from node.sandboxes.containers.swarm_sandbox import SwarmSandbox
 from node.sandboxes.process_sandbox import ProcessSandbox
@@ -71,6 +72,7 @@ from node.sources.dockerfile import DOCKERFILE, dependencies_of
 from node.sources.history import HistoryRoom
 from node.sources.mirror import NotAFile, Source
 from node.sources.tree import TreeRefused
+from node.work.beside import beside
 from node.work.fair_semaphore import FairSemaphore
 from node.work.infrastructure_error import InfrastructureError
 from node.work.threads import Stop, in_thread
@@ -131,8 +133,9 @@ class BuildRunner:
             seconds_max=config.builds_days_max * DAY_SECONDS,
         )
         self.kept = KeptBuilds(config.data_directory / "builds", rules, time.time)
-        # a build needs two threads at a time; one more for what is being tidied up
-        thread_count = 3 * config.builds_at_once + 1
+        # A build needs two threads at a time, and a third for its commits; one more for what is
+        # being tidied up.
+        thread_count = 4 * config.builds_at_once + 1
         self._threads = ThreadPoolExecutor(thread_count, thread_name_prefix="build")
         self._checkout = Checkout(config, self._threads)
         self._sandbox = self._make_sandbox(cluster_id, thread_count)
@@ -144,6 +147,7 @@ class BuildRunner:
             is_contradicted=is_contradicted,
         )
         self._inputs = InputFetch(config)
+        self._readers = ReportReaders()
         self._slots = FairSemaphore(config.builds_at_once)
         self._states: dict[_Key, str] = {}
         # of the builds that run now; a finished log is its file
@@ -184,6 +188,7 @@ class BuildRunner:
         await self.settle()
         await self._cached_runs.close()
         await self._sandbox.close()
+        self._readers.close()
         self._threads.shutdown(wait=False)
 
     async def settle(self) -> None:
@@ -399,7 +404,29 @@ class BuildRunner:
                 Outcome.CHECKOUT_FAILED, CHECKOUT_FAILED_EXIT_CODE, problem=source.problem
             )
             return _Found(result, None, Agreement.DEFAULT, (), checked_out_at - began_at, 0.0)
-        await self._keep_commits(order)
+        # nothing of the build needs them
+        async with beside(self._keep_commits(order)):
+            return await self._run_source(
+                order,
+                source,
+                folder=folder,
+                log=log,
+                show_state=show_state,
+                seconds=checked_out_at - began_at,
+            )
+
+    async def _run_source(
+        self,
+        order: BuildOrder,
+        source: Source,
+        *,
+        folder: Path,
+        log: BuildLog,
+        show_state: Callable[[str], None],
+        seconds: float,
+    ) -> _Found:
+        """Run what was checked out in so many seconds. Raises as `_find`."""
+        checked_out_at = time.monotonic()
         for line in source.modules:
             log.note(line)
         # a stranger's file may take long to read
@@ -429,7 +456,7 @@ class BuildRunner:
                 pipeline_sha256,
                 Agreement(job.agreement) if isinstance(job, Pipeline) else Agreement.DEFAULT,
                 _steps(job, order, result.outcome) if isinstance(job, Pipeline) else (),
-                checked_out_at - began_at,
+                seconds,
                 time.monotonic() - checked_out_at,
             )
 
@@ -460,11 +487,13 @@ class BuildRunner:
             show_state=show_state,
             local_images=source.local_images,
             inputs=None if inputs is None else inputs.handed,
+            report_readers=self._readers,
         )
         result = await self._cached_runs.run(
             order,
             work,
             files,
+            heads=source.heads,
             attempt=self._attempt,
             key_of=lambda result: _compared(order, found(result)),
         )
@@ -659,9 +688,13 @@ class BuildRunner:
             await in_thread(self._threads, lambda stop: self._remove_work(key))
 
     def _remove_work(self, key: _Key) -> None:
-        """Remove a work folder, and the folders of builds that are kept no longer."""
+        """Remove a work folder, and the folders of builds that are kept no longer.
+
+        Nobody waits for it, so it also starts what the next build will need.
+        """
         remove_folder(self._work_folder(key))
         self.kept.sweep(self._is_running)
+        self._readers.prepare()
 
     def _work_folder(self, key: _Key) -> Path:
         return self._folder(*key) / WORK_FOLDER

@@ -26,6 +26,7 @@ from node.caches.scope import Branches, scope_of
 from node.outputs.kept_builds import remove_folder
 from node.sandboxes.sandbox import RunResult, Sandbox, Work
 from node.sources.checkout import Checkout
+from node.sources.mirror import Heads
 from node.sources.tree import file_digests
 from node.work.infrastructure_error import InfrastructureError
 from node.work.threads import Stop, in_thread
@@ -98,19 +99,21 @@ class CachedRuns:
         work: Work,
         files: Mapping[str, str],
         *,
+        heads: Heads | None,
         attempt: Callable[[Work], Awaitable[RunResult]],
         key_of: Callable[[RunResult], ResultKey],
     ) -> RunResult:
         """Run the work; a second time, without caches, if others contradict what it found with
         them.
 
-        files: of `cached_files`. attempt: runs it once. key_of: what a result says in a ballot.
+        files: of `cached_files`. heads: what the server said at the checkout; None: it is asked
+        for a build with caches. attempt: runs it once. key_of: what a result says in a ballot.
         Raises InfrastructureError, and what `attempt` raises.
         """
         build = _key(order)
         self.forget(order)
         began_at = time.monotonic()
-        access = await self._access(order, work, files)
+        access = await self._access(order, work, files, heads=heads)
         work = msgspec.structs.replace(work, caches=access)
         result = await attempt(work)
         if access is not None and access.used and result.outcome is not Outcome.PASSED:
@@ -157,7 +160,7 @@ class CachedRuns:
             self._conclude(self.caches.note_entry(decode_entry(body)))
 
     async def _access(
-        self, order: BuildOrder, work: Work, files: Mapping[str, str]
+        self, order: BuildOrder, work: Work, files: Mapping[str, str], *, heads: Heads | None
     ) -> CacheAccess | None:
         """What the build may do with its caches; None: nothing, and its log says why."""
         entry = self._checkout.entry_of(order.repository)
@@ -172,7 +175,7 @@ class CachedRuns:
         assert order.commit is not None, "it was checked out"
         reference = full_ref(order.branch, order.ref)
         try:
-            heads = await self._checkout.ask_heads(entry, reference)
+            heads = heads or await self._checkout.ask_heads(entry, reference)
         except InfrastructureError as error:
             work.log.note(f"caches: not used: {error.reason}")
             return None

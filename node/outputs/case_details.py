@@ -8,9 +8,8 @@ memory, a process that ended) is an InfrastructureError.
 """
 
 import subprocess
-import sys
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -25,6 +24,7 @@ from common.junit import report_process
 from common.junit.junit_report import FILE_BYTES_MAX, MESSAGE_CHARACTERS_MAX, UnreadableReport
 from common.safe_text import log_text
 from node.outputs.artifact_store import CHUNK_BYTES, Selection, sync
+from node.outputs.report_readers import ReportReaders, start_reader
 from node.work.infrastructure_error import InfrastructureError
 from node.work.threads import Stop
 
@@ -93,18 +93,24 @@ def reports_of(patterns: Iterable[str]) -> Selection:
 
 
 def read_reports(
-    folder: Path, files: Iterable[Artifact], workspace: str, *, stop: Stop
+    folder: Path,
+    files: Iterable[Artifact],
+    workspace: str,
+    *,
+    stop: Stop,
+    readers: ReportReaders | None = None,
 ) -> CaseDetails:
     """The cases in these files of a finished collector's folder, or why there are none.
 
-    workspace: the path of the build's files as its steps saw it. Raises InfrastructureError,
-    Stopped, OSError.
+    workspace: the path of the build's files as its steps saw it. readers: whose process reads
+    them; None: a new one. Raises InfrastructureError, Stopped, OSError.
     """
     # files with equal content say the same
     by_content = {file.sha256: file for file in sorted(files, key=_path, reverse=True)}
     unequal = sorted(by_content.values(), key=_path)
     try:
-        cases = _read(folder, unequal, workspace, stop=stop) if unequal else ()
+        process = start_reader if readers is None else readers.take
+        cases = _read(folder, unequal, workspace, process=process, stop=stop) if unequal else ()
     except UnreadableReport as error:
         return CaseDetails(problem=str(error))
     if not cases:
@@ -149,10 +155,18 @@ def _path(file: Artifact) -> str:
 
 
 def _read(
-    folder: Path, files: list[Artifact], workspace: str, *, stop: Stop
+    folder: Path,
+    files: list[Artifact],
+    workspace: str,
+    *,
+    process: Callable[[], "subprocess.Popen[bytes]"],
+    stop: Stop,
 ) -> tuple[CaseRow, ...]:
-    """Raises UnreadableReport, InfrastructureError, Stopped, OSError."""
-    code, answer = _ask_process(folder, files, workspace, stop=stop)
+    """process: gives one that reads.
+
+    Raises UnreadableReport, InfrastructureError, Stopped, OSError.
+    """
+    code, answer = _ask_process(folder, files, workspace, process=process(), stop=stop)
     if code == 0 and len(answer) <= DETAILS_BYTES_MAX:
         return _checked(answer, {file.path for file in files})
     text = answer[:PROBLEM_BYTES_MAX].decode(errors="replace")
@@ -180,19 +194,14 @@ def _checked(answer: bytes, paths: set[str]) -> tuple[CaseRow, ...]:
 
 
 def _ask_process(
-    folder: Path, files: list[Artifact], workspace: str, *, stop: Stop
+    folder: Path,
+    files: list[Artifact],
+    workspace: str,
+    *,
+    process: "subprocess.Popen[bytes]",
+    stop: Stop,
 ) -> tuple[int, bytes]:
     """The process's exit code and what it printed, a byte more than it may at most."""
-    process = subprocess.Popen(
-        (sys.executable, "-I", "-S", report_process.__file__, workspace),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        cwd="/",
-        env={},
-        # what ends the node from a terminal is not for it
-        start_new_session=True,
-    )
     assert process.stdin is not None
     assert process.stdout is not None
     timer = threading.Timer(PROCESS_SECONDS_MAX, process.kill)
@@ -201,6 +210,8 @@ def _ask_process(
         with stop.interrupting(process.kill):
             # it reads no further once it has refused one
             with suppress(BrokenPipeError), process.stdin:
+                place = workspace.encode()
+                process.stdin.write(b"%d\n%s" % (len(place), place))
                 for file in files:
                     _send(process.stdin, file, folder)
             answer = process.stdout.read(DETAILS_BYTES_MAX + 1)

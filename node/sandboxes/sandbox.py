@@ -14,6 +14,7 @@ from node.dependencies.hand_in import HandedInputs
 from node.outputs.artifact_store import ARTIFACTS_FOLDER
 from node.outputs.build_log import BuildLog
 from node.outputs.case_details import REPORTS_FOLDER, CaseDetails
+from node.outputs.report_readers import ReportReaders
 
 # Runs its arguments as commands, one after the other in one shell that stops at the first failure
 # (`sh -e -c RUN_COMMANDS name command...`). `for` takes its list before the first command can
@@ -72,6 +73,8 @@ class Work(msgspec.Struct, frozen=True):
     inputs: HandedInputs | None = None
     # the caches that the pipeline names; None: it names none, or the build is to use none
     caches: CacheAccess | None = None
+    # whose processes read its test reports; None: each is started for it
+    report_readers: ReportReaders | None = None
 
     @property
     def artifacts_folder(self) -> Path:

@@ -152,7 +152,8 @@ class WorkspaceFiles:
         except FilesWrong as wrong:
             return CaseDetails(problem=f"test report {wrong}")
         new = [file for file in files if file not in before]
-        return read_reports(folder, new, self._workspace, stop=self._stop)
+        readers = self._work.report_readers
+        return read_reports(folder, new, self._workspace, stop=self._stop, readers=readers)
 
     def _reports(self, folder: Path, *, is_told: bool = False) -> tuple[Artifact, ...]:
         """Copies of all reports that are there. Raises FilesWrong."""

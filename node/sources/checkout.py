@@ -363,6 +363,7 @@ class Checkout:
                     tuple(modules),
                     need.entry.local_images,
                     needed_bytes_of(entries),
+                    top.heads,
                 )
             parts = refused
         return Source(top.pipeline, top.dockerfile, parts, top.commit_seconds)

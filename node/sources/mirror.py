@@ -53,6 +53,13 @@ class NotAFile(msgspec.Struct, frozen=True):
     problem: str
 
 
+class Heads(msgspec.Struct, frozen=True):
+    """The branch that a server's HEAD names, and the id at a reference; None: there is none."""
+
+    branch: str | None
+    tip: str | None
+
+
 class Source(msgspec.Struct, frozen=True):
     """The commit's files."""
 
@@ -69,6 +76,8 @@ class Source(msgspec.Struct, frozen=True):
     local_images: tuple[str, ...] = ()
     # what the tree takes of the workspace
     tree_bytes: int = 0
+    # What the server said when it was asked where the reference leads; None: it had to be fetched.
+    heads: Heads | None = None
 
 
 class Mismatch(msgspec.Struct, frozen=True):
@@ -85,6 +94,7 @@ class Listing(msgspec.Struct, frozen=True):
     """What a commit consists of, before anything of it is exported.
 
     modules: the addresses of its other repositories by their paths, or why they cannot be told.
+    heads: as in Source.
     """
 
     pipeline: bytes | NotAFile | None
@@ -92,6 +102,7 @@ class Listing(msgspec.Struct, frozen=True):
     commit_seconds: int
     part: TreePart | TreeRefused
     modules: Mapping[str, str] | TreeRefused
+    heads: Heads | None
 
 
 class Remote(msgspec.Struct, frozen=True):
@@ -117,13 +128,6 @@ class Remote(msgspec.Struct, frozen=True):
         return InfrastructureError(
             f"{what}: {complaint}" if problem is None else f"{problem} ({complaint})"
         )
-
-
-class Heads(msgspec.Struct, frozen=True):
-    """The branch that a server's HEAD names, and the id at a reference; None: there is none."""
-
-    branch: str | None
-    tip: str | None
 
 
 def has_reference(remote: Remote, reference: str, stop: Stop) -> bool:
@@ -210,6 +214,7 @@ class Mirror:
         self._commit = commit
         # whether `prove` took something from the server
         self.has_fetched = False
+        self._heads: Heads | None = None
         self._environment = mirror_environment(remote.environment, folder)
         # a name of its own: branches `a` and `a/b` may follow each other in a mirror's life
         self._reference = (
@@ -320,6 +325,8 @@ class Mirror:
         """
         remove_leftovers(self.folder)
         self.has_fetched = True
+        # what was said before may not be what comes now
+        self._heads = None
         options = (
             *("fetch", "--quiet", "--force", "--no-tags", "--no-recurse-submodules"),
             *("--no-write-fetch-head", "--no-show-forced-updates"),
@@ -369,6 +376,7 @@ class Mirror:
             if isinstance(entries, TreeRefused)
             else TreePart(entries, self.folder, self._environment),
             modules=self._modules(by_path.get(MODULES_FILE), stop),
+            heads=self._heads,
         )
 
     def _modules(self, entry: TreeEntry | None, stop: Stop) -> Mapping[str, str] | TreeRefused:
@@ -419,8 +427,10 @@ class Mirror:
 
     def _is_tip(self, theirs: str, stop: Stop) -> bool:
         """Whether the server's reference is still what was fetched; it may have been set back."""
+        # one question for the tip and for what a build with caches asks of HEAD
+        self._heads = heads_of(self._remote, theirs, stop)
         known = self._known(stop)
-        return known is not None and tip_of(self._remote, theirs, stop) == known
+        return known is not None and self._heads.tip == known
 
     def _known(self, stop: Stop) -> str | None:
         """The id at our reference, as it was fetched last; None: it never was, or is damaged."""

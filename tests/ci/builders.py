@@ -35,7 +35,7 @@ from ci.operations import (
     UsedCache,
     encode_operation,
 )
-from pbft.genesis import Cluster, Genesis, Member
+from pbft.genesis import Cluster, Genesis, Member, vacant_key
 from pbft.messages import Request
 from pbft.ports import Applied, Entry
 
@@ -71,12 +71,23 @@ def cluster_of(
     prefix: str = "replica",
     gateway_roles: tuple[str, ...] = ("gateway",),
     checkpoint_interval: int = 128,
+    protocol: int = 1,
+    vacant: tuple[str, ...] = (),
 ) -> Cluster:
-    """A cluster of that many replicas, two gateways and an operator."""
+    """A cluster of that many replicas, two gateways and an operator.
+
+    vacant: the replicas of which nobody has the key.
+    """
+    seats = tuple(member(f"{prefix}-{index}", "replica") for index in range(replicas))
     return Cluster(
         Genesis(
-            protocol=1,
-            replicas=tuple(member(f"{prefix}-{index}", "replica") for index in range(replicas)),
+            protocol=protocol,
+            replicas=tuple(
+                Member(seat.name, vacant_key(seat.name), seat.roles)
+                if seat.name in vacant
+                else seat
+                for seat in seats
+            ),
             clients=(
                 member(GATEWAY, *gateway_roles),
                 member(OTHER_GATEWAY, "gateway"),

@@ -2,7 +2,6 @@
 
 import hashlib
 
-import msgspec
 import pytest
 
 from ci.assignments import AssignmentTracker
@@ -13,7 +12,7 @@ from ci.limits import Limits, decode_limits, encode_limits, shown_limits
 from ci.operations import Agreement, Ballot, BuildResult, Outcome
 from ci.statement import VerdictFields, parse_statement
 from ci.verdict import Thresholds
-from pbft.genesis import PROTOCOL_WITHOUT_VACANT, Cluster, Member, vacant_key
+from pbft.genesis import PROTOCOL_WITHOUT_VACANT, Cluster
 from tests.ci.builders import (
     ABSTAIN,
     FAILED,
@@ -129,10 +128,7 @@ def test_they_are_drawn_from_the_head_before_the_build_and_stay() -> None:
 
 def with_vacant_seat(protocol: int) -> Cluster:
     """Four replicas, of which nobody has the key of replica-1."""
-    genesis = cluster_of(4, MINIMAL).genesis
-    nobody = Member("replica-1", vacant_key("replica-1"), ("replica",))
-    replicas = (genesis.replicas[0], nobody, *genesis.replicas[2:])
-    return Cluster(msgspec.structs.replace(genesis, replicas=replicas, protocol=protocol))
+    return cluster_of(4, MINIMAL, protocol=protocol, vacant=("replica-1",))
 
 
 @pytest.mark.parametrize(("protocol", "is_drawn"), [(1, True), (PROTOCOL_WITHOUT_VACANT, False)])

@@ -57,7 +57,7 @@ from node.web.proof_routes import proof_fields
 from pbft.authentication import Identity
 from pbft.client import make_request
 from pbft.codec import decode_request, encode_signed
-from pbft.genesis import Cluster
+from pbft.genesis import PROTOCOL_WITHOUT_VACANT, Cluster
 from pbft.messages import Envelope, Signed
 from pbft.ports import Entry, Output
 from pbft.replica import Replica
@@ -383,7 +383,7 @@ class Node:
 class Network:
     """The nodes and everything between them and one gateway; it is that gateway's transport.
 
-    alter: may change or drop what a node sends to the gateway.
+    alter: may change or drop what a node sends to the gateway. vacant: seats without a node.
     """
 
     def __init__(
@@ -391,11 +391,18 @@ class Network:
         replicas: int = 4,
         limits: Limits | None = None,
         gateway_roles: tuple[str, ...] = ("gateway",),
+        vacant: tuple[str, ...] = (),
     ) -> None:
         self.limits = limits or Limits()
-        self.cluster = cluster_of(replicas, self.limits, gateway_roles=gateway_roles)
+        self.cluster = cluster_of(
+            replicas,
+            self.limits,
+            gateway_roles=gateway_roles,
+            protocol=PROTOCOL_WITHOUT_VACANT if vacant else 1,
+            vacant=vacant,
+        )
         self.nodes = {
-            name: Node(self.cluster, name, self.limits) for name in self.cluster.replica_names
+            name: Node(self.cluster, name, self.limits) for name in self.cluster.expected_names
         }
         self.alter: Callable[[str, Envelope], Envelope | None] = lambda name, envelope: envelope
         self.gateway: Gateway | None = None
@@ -431,8 +438,9 @@ class Network:
     def send(self, to: str, envelopes: Sequence[Envelope]) -> None:
         """From the gateway to a node."""
         self.asked.extend(envelope.signed for envelope in envelopes)
-        if not self.nodes[to].is_down:
-            self.nodes[to].inbox.extend(envelopes)
+        node = self.nodes.get(to)
+        if node is not None and not node.is_down:
+            node.inbox.extend(envelopes)
 
     async def _run(self) -> None:
         while True:

@@ -39,7 +39,7 @@ CASES_MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="C3 a report may make a ballot larger than is reckoned",
         file=_REPORTS,
-        old="    report = case_report(cases, room(), quarantined=quarantined)\n",
+        old="    report = _with_names(counted, cases, data, bytes_max=room())\n",
         new="    report = case_report(cases, quarantined=quarantined)\n",
         test=_ADMISSION_TEST + "test_a_build_has_no_more_bytes_than_is_reckoned",
     ),

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 _ANSWERS: dict[str, Any] = {
+    "/_ping": "OK",
     "/version": {"ApiVersion": "1.43"},
     "/info": {"MemTotal": 2**40, "DockerRootDir": "/nowhere"},
     "/images/json": [],

@@ -7,7 +7,8 @@ any more.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import IO, BinaryIO, cast
 
@@ -17,6 +18,7 @@ import msgspec
 
 from ci.limits import Limits
 from common.pipeline.pipeline_file import HOME_ROOT, WORKSPACE_ROOT, Cache
+from node.caches.build_caches import CacheAccess
 from node.caches.cache_store import Entry
 from node.caches.entry_archive import CHUNK_BYTES, EntryRefused, EntryWriter
 from node.sandboxes.containers.container import HOME, files_max
@@ -54,6 +56,73 @@ class OpenEntry(msgspec.Struct, frozen=True):
     file: BinaryIO
 
 
+class CacheNotWhole(Exception):
+    """An entry is not as it was written, or its use cannot be noted: it must not be used."""
+
+
+class OpeningEntry(msgspec.Struct, frozen=True):
+    """An entry that is looked at by another thread. opened: None if it cannot be used."""
+
+    entry: Entry
+    opened: "Future[BinaryIO | None]"
+
+    def file(self) -> BinaryIO:
+        """The file at its beginning, once all of it was found as it was written.
+
+        Waits for that. Raises CacheNotWhole, Stopped.
+        """
+        file = self.opened.result()
+        if file is None:
+            raise CacheNotWhole(f"cache {self.entry.name}: its entry is not as it was written")
+        return file
+
+
+@contextmanager
+def opening_caches(
+    work: Work, *, found: FoundEntries, stop: Stop
+) -> Iterator[tuple[OpeningEntry, ...]]:
+    """Those of what was found that fit into the build's file systems.
+
+    A thread notes their use and checks their digests meanwhile: before `OpeningEntry.file` gives
+    back a file, nothing of it was read by anybody else. The log says why another one is not used.
+    Raises Stopped.
+    """
+    access = work.caches
+    fitting = _fitting(work, found)
+    if access is None or not fitting:
+        yield ()
+        return
+    given_up = Stop()
+    opening: list[OpeningEntry] = []
+    with ThreadPoolExecutor(1, thread_name_prefix="cache") as threads:
+        try:
+            with stop.interrupting(given_up.set):
+                for entry in fitting:
+                    opened = threads.submit(_open, access, entry, given_up)
+                    opening.append(OpeningEntry(entry, opened))
+                yield tuple(opening)
+        finally:
+            given_up.set()
+            for one in opening:
+                _close_behind(one.opened)
+
+
+def _open(access: CacheAccess, entry: Entry, stop: Stop) -> BinaryIO | None:
+    """The entry's file, whole, with its use noted; None: it must not be used. Raises Stopped."""
+    file = access.store.open(entry, stop) if access.note_use(entry) else None
+    if file is None:
+        access.store.counts.misses += 1
+    return file
+
+
+def _close_behind(opened: "Future[BinaryIO | None]") -> None:
+    """Wait for the thread's end with that file, and close it."""
+    if opened.cancel() or opened.exception() is not None:
+        return
+    if (file := opened.result()) is not None:
+        file.close()
+
+
 @contextmanager
 def open_caches(work: Work, *, found: FoundEntries, stop: Stop) -> Iterator[tuple[OpenEntry, ...]]:
     """Those of what was found that fit into the build's file systems and are whole.
@@ -63,44 +132,58 @@ def open_caches(work: Work, *, found: FoundEntries, stop: Stop) -> Iterator[tupl
     access = work.caches
     opened = []
     with ExitStack() as files:
-        rooms = _rooms(work.limits, work.tree.stat().st_size)
-        for cache, entry in found:
+        for entry in _fitting(work, found):
             assert access is not None, "it found the entry"
-            problem = "the file systems of this build are smaller"
-            if _take_room(rooms, entry) and access.note_use(entry):
-                file = access.store.open(entry, stop)
-                if file is not None:
-                    opened.append(OpenEntry(entry, files.enter_context(file)))
-                    continue
-                problem = "its entry was not as it was written"
-            access.store.counts.misses += 1
-            work.log.note(f"cache {cache.name}: not used, {problem}")
+            file = _open(access, entry, stop)
+            if file is not None:
+                opened.append(OpenEntry(entry, files.enter_context(file)))
+            else:
+                work.log.note(f"cache {entry.name}: not used, its entry is not as it was written")
         yield tuple(opened)
 
 
-def early_archives(opened: OpenEntry, stop: Stop) -> Iterator[EarlyArchive]:
+def _fitting(work: Work, found: FoundEntries) -> tuple[Entry, ...]:
+    """The entries that fit into the build's file systems; the log names the others."""
+    fitting = []
+    rooms = _rooms(work.limits, work.tree.stat().st_size)
+    for cache, entry in found:
+        if _take_room(rooms, entry):
+            fitting.append(entry)
+            continue
+        assert work.caches is not None, "it found the entry"
+        work.caches.store.counts.misses += 1
+        work.log.note(f"cache {cache.name}: not used, the file systems of this build are smaller")
+    return tuple(fitting)
+
+
+def early_archives(opening: OpeningEntry, stop: Stop) -> Iterator[EarlyArchive]:
     """The entry for a container that takes it before its tree.
 
-    The pieces of what comes are to be read in its order. Reading them raises Stopped, OSError.
+    The pieces of what comes are to be read in its order. Reading the first one waits for the
+    entry's digest. Reading them raises Stopped, CacheNotWhole, OSError.
     """
-    for part in opened.entry.parts:
-        pieces = _chunks(opened.file, part.length, stop)
+    for part in opening.entry.parts:
+        pieces = _pieces_of(opening, part.length, stop)
         yield EarlyArchive(ROOTS[part.root], part.length, pieces)
 
 
-def count_restored(work: Work, restored: tuple[OpenEntry, ...], seconds: float) -> None:
+def _pieces_of(opening: OpeningEntry, length: int, stop: Stop) -> Iterator[bytes]:
+    yield from _chunks(opening.file(), length, stop)
+
+
+def count_restored(work: Work, restored: Sequence[Entry], seconds: float) -> None:
     """Count entries that the build uses, and that were unpacked together in that time."""
     if restored:
         assert work.caches is not None, "it has the entries"
         counts = work.caches.store.counts
         counts.hits += len(restored)
-        counts.restored_bytes += sum(opened.entry.length for opened in restored)
+        counts.restored_bytes += sum(entry.length for entry in restored)
         counts.restored_seconds += seconds
 
 
-def note_restored(work: Work, restored: tuple[OpenEntry, ...], seconds: float) -> None:
+def note_restored(work: Work, restored: Sequence[Entry], seconds: float) -> None:
     """Say in the log which entries were unpacked together in that time."""
-    for entry in (opened.entry for opened in restored):
+    for entry in restored:
         work.log.note(
             f"cache {entry.name}: {entry.length} bytes in {seconds:.1f} s"
             f"{' with the others' if len(restored) > 1 else ''}, made by build {entry.build[:12]}"
@@ -141,8 +224,8 @@ def _restore(
         access.store.evict(opened.entry, "unusable")
         raise
     seconds = time.monotonic() - began_at
-    count_restored(work, (opened,), seconds)
-    note_restored(work, (opened,), seconds)
+    count_restored(work, (opened.entry,), seconds)
+    note_restored(work, (opened.entry,), seconds)
 
 
 def stage_caches(client: docker.APIClient, keeper: str, work: Work, *, stop: Stop) -> None:

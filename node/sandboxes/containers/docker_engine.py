@@ -104,7 +104,7 @@ class DockerEngine:
         """The shared connection pool. Raises what the library raises: see `engine_errors`."""
         with self._lock:
             if self._client is None:
-                self._client = self._connect()
+                self._client = self.new_client()
             return self._client
 
     @contextmanager
@@ -115,7 +115,7 @@ class DockerEngine:
         the rest of its answer to be read: that ends when the engine has really given up.
         """
         given_up = given_up or Stop()
-        client = self._connect()
+        client = self.new_client()
         connections = Connections(client)
         try:
             with (
@@ -125,6 +125,23 @@ class DockerEngine:
                 yield client
         finally:
             client.close()
+
+    def new_client(self) -> EngineClient:
+        """Connections of its own, which the caller closes. Raises what the library raises."""
+        environment = dict(os.environ)
+        if self._docker_host is not None:
+            environment["DOCKER_HOST"] = self._docker_host
+        # with a swarm, some engines may be reached otherwise
+        is_tcp = environment.get("DOCKER_HOST", "").startswith("tcp://")
+        if self._tls_folder is not None and is_tcp:
+            environment["DOCKER_TLS_VERIFY"] = "1"
+            environment["DOCKER_CERT_PATH"] = str(self._tls_folder)
+        return EngineClient(
+            **docker.utils.kwargs_from_env(environment=environment),
+            runtime=self._runtime,
+            timeout=ANSWER_SECONDS_MAX,
+            max_pool_size=self._connections_max,
+        )
 
     def close(self) -> None:
         """Let go of the connections."""
@@ -271,22 +288,6 @@ class DockerEngine:
         except docker.errors.ImageNotFound:
             return None
         return found
-
-    def _connect(self) -> EngineClient:
-        environment = dict(os.environ)
-        if self._docker_host is not None:
-            environment["DOCKER_HOST"] = self._docker_host
-        # with a swarm, some engines may be reached otherwise
-        is_tcp = environment.get("DOCKER_HOST", "").startswith("tcp://")
-        if self._tls_folder is not None and is_tcp:
-            environment["DOCKER_TLS_VERIFY"] = "1"
-            environment["DOCKER_CERT_PATH"] = str(self._tls_folder)
-        return EngineClient(
-            **docker.utils.kwargs_from_env(environment=environment),
-            runtime=self._runtime,
-            timeout=ANSWER_SECONDS_MAX,
-            max_pool_size=self._connections_max,
-        )
 
 
 @contextmanager

@@ -42,6 +42,7 @@ from node.sandboxes.containers.egress_relay import (
     proxy_variables,
     start_egress,
 )
+from node.sandboxes.containers.engine_watch import EngineWatch, hold_connection
 from node.sandboxes.containers.image_build import (
     NO_NETWORK,
     BuiltImage,
@@ -112,6 +113,10 @@ class DockerSandbox:
         # of the builds that are not removed yet
         self._resources: dict[str, EngineResources] = {}
         self._without_tar: set[str] = set()
+        self._watch = EngineWatch(
+            lambda: self._call(lambda stop: hold_connection(self._engine, stop))
+        )
+        self._watching: asyncio.Task[None] | None = None
         # whether something of a build that is over may still be on the engine
         self._has_leftovers = True
         self._looking_again: set[asyncio.Task[None]] = set()
@@ -131,15 +136,33 @@ class DockerSandbox:
         except InfrastructureError as error:
             _log.warning("leftovers of earlier builds stay for now: %s", error.reason)
         self._look_again_later()
+        self._watching = asyncio.create_task(
+            self._watch.keep(lambda: bool(self._resources)), name="watch of the engine"
+        )
 
     async def close(self) -> None:
         """Let go of the connections."""
-        for task in tuple(self._looking_again):
+        for task in (*self._looking_again, *([self._watching] if self._watching else [])):
             await _end(task)
+        self._watch.close()
         self._engine.close()
 
     async def run(self, work: Work) -> RunResult:
-        """Run the work to its end; its containers and images stay until `remove`."""
+        """Run the work to its end; its containers and images stay until `remove`.
+
+        Raises InfrastructureError, also if it did not pass and the engine was restarted meanwhile.
+        """
+        mark = await self._watch.begin()
+        result = await self._run(work)
+        if result.outcome in (Outcome.PASSED, Outcome.SKIPPED) or await self._watch.is_same(mark):
+            return result
+        self._resources[work.label].is_certain = False
+        raise InfrastructureError(
+            "the build did not pass, and the Docker engine was restarted meanwhile, or what is"
+            " between ended a connection to its /events"
+        )
+
+    async def _run(self, work: Work) -> RunResult:
         assert work.label not in self._resources, "what was run is removed before it is run again"
         if self._has_leftovers:
             # also of an earlier try of this build: its names would be taken

@@ -82,6 +82,11 @@ class Connections:
         adapter = client.get_adapter(client.base_url)
         client.mount(client.base_url, _watching(adapter, self._keep))
 
+    @property
+    def made(self) -> tuple[Any, ...]:
+        """Those that were made so far."""
+        return tuple(self._sockets)
+
     def break_off(self) -> None:
         """End all of them, also those that are made later. From any thread; never blocks long."""
         self._is_broken_off = True

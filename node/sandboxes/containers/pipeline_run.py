@@ -25,13 +25,14 @@ from node.dependencies.hand_in import INPUTS
 from node.egress.egress_proxy import EgressRules
 from node.egress.operator_rules import OperatorRules, not_allowed
 from node.sandboxes.containers.build_cache import (
+    CacheNotWhole,
     FoundEntries,
-    OpenEntry,
+    OpeningEntry,
     count_restored,
     early_archives,
     find_caches,
     note_restored,
-    open_caches,
+    opening_caches,
     restore_caches,
 )
 from node.sandboxes.containers.container import (
@@ -175,7 +176,7 @@ def run_pipeline(
 
 
 class _EntryUnreadable(Exception):
-    """An entry of a cache cannot be read to its end; nothing of the build has run."""
+    """An entry of a cache is not whole, or cannot be read; nothing of the build has run."""
 
 
 class _NotOverCaches(TreeNotTaken):
@@ -233,13 +234,14 @@ def _run_alone(
     passed = result_of_exit(0, context.image_digest, context.image_id)
     sequence = StepSequence(context.work, context.pipeline, (step,), passed=passed)
     next(sequence.steps())
-    with open_caches(work, found=found, stop=stop) as entries:
-        early = [archive for opened in entries for archive in _early_archives(opened, stop)]
+    with opening_caches(work, found=found, stop=stop) as opening:
+        entries = tuple(each.entry for each in opening)
+        early = [archive for each in opening for archive in _early_archives(each, stop)]
         if work.inputs is not None and work.inputs.home:
             # over what caches hold there
             early.append(EarlyArchive(HOME, len(work.inputs.home), (work.inputs.home,)))
         if work.caches is not None:
-            work.caches.used.extend(opened.entry for opened in entries)
+            work.caches.used.extend(entries)
         began_at = 0.0
         restored_seconds: float | None = None
 
@@ -291,16 +293,16 @@ def _run_alone(
     return sequence.result
 
 
-def _early_archives(opened: OpenEntry, stop: Stop) -> Iterator[EarlyArchive]:
+def _early_archives(opening: OpeningEntry, stop: Stop) -> Iterator[EarlyArchive]:
     """As `early_archives`; reading them raises Stopped and _EntryUnreadable."""
 
     def read(pieces: Iterable[bytes]) -> Iterator[bytes]:
         try:
             yield from pieces
-        except OSError as error:
+        except (OSError, CacheNotWhole) as error:
             raise _EntryUnreadable(str(error)) from error
 
-    for archive in early_archives(opened, stop):
+    for archive in early_archives(opening, stop):
         yield msgspec.structs.replace(archive, pieces=read(archive.pieces))
 
 

@@ -4,9 +4,11 @@ import asyncio
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
+from ci.limits import Limits
 from ci.operations import Abstain, Outcome
 from ci.statement import parse_statement
 from client.gateway import collector
@@ -15,7 +17,14 @@ from client.network.nodes import ServedBallot, ServedBuild
 from client.views.build_view import build_view
 from tests.ci.builders import FAILED, PASSED, World
 from tests.client.gateway.test_gateway import decided, record_of, until
-from tests.client.running_network import REPOSITORY, Network, Running, passed, run_gateway
+from tests.client.running_network import (
+    REPOSITORY,
+    Network,
+    Running,
+    gateway_on,
+    passed,
+    run_gateway,
+)
 from tests.client.site import client_of
 from tests.client.views.test_build_view import signed_ballot
 
@@ -137,6 +146,21 @@ async def test_a_late_ballot_is_waited_for(running: Running) -> None:
     slow.finds = lambda build: passed("late")
     await until(lambda: record_of(running, build).collected)
     assert running.archive.log_file(build, "replica-3").read_bytes() == b"late"
+
+
+@pytest.mark.parametrize("executors", ["all", "minimal"])
+async def test_no_ballot_is_waited_for_from_a_vacant_seat(
+    tmp_path: Path, executors: Literal["all", "minimal"]
+) -> None:
+    """Nor if the others disagree, so that everybody is called who may build."""
+    limits = Limits(executors=executors)
+    async with gateway_on(Network(limits=limits, vacant=("replica-1",)), tmp_path) as running:
+        running.network.nodes["replica-2"].finds = lambda build: (FAILED, b"log")
+        running.network.nodes["replica-3"].finds = lambda build: (FAILED, b"log")
+        build = await running.gateway.submit(REPOSITORY, "master", None)
+        await until(lambda: record_of(running, build).collected)
+        cast = [ballot.replica for ballot in running.archive.ballots(build)]
+        assert sorted(cast) == ["replica-0", "replica-2", "replica-3"]
 
 
 async def test_waiting_ends_some_time(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,7 +86,12 @@ class Runs:
         await self.runs.start()
         self.order = msgspec.structs.replace(self.order, is_cold=is_cold)
         return await self.runs.run(
-            self.order, self.work, {"lock": "1" * 64}, attempt=attempt, key_of=self.key_of
+            self.order,
+            self.work,
+            {"lock": "1" * 64},
+            heads=None,
+            attempt=attempt,
+            key_of=self.key_of,
         )
 
     def key_of(self, result: RunResult) -> ResultKey:

@@ -111,7 +111,7 @@ print(refused(lambda: open("/etc/hostname")))
 
 
 def test_it_has_its_limits_before_it_reads() -> None:
-    command = (sys.executable, "-I", "-S", report_process.__file__, "/workspace")
+    command = (sys.executable, "-I", "-S", report_process.__file__)
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         limits = Path(f"/proc/{process.pid}/limits")
 

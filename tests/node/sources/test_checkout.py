@@ -685,6 +685,31 @@ async def test_a_checkout_keeps_the_list_that_it_began_with(
     assert found.local_images == ()
 
 
+async def test_a_checkout_brings_what_the_server_said_of_its_heads(
+    repository: GitRepository, checkout: Checkout, tmp_path: Path
+) -> None:
+    """Of one question: whether the branch is still where the mirror has it. A fetch asks none."""
+    first = repository.commit({"file": "1"})
+    second = repository.commit({"file": "2"})
+
+    async def heads() -> Heads | None:
+        found = await checkout.check_out(
+            repository.url,
+            "refs/heads/main",
+            first,
+            target=tmp_path / "tree.tar",
+            workspace_bytes=WORKSPACE_BYTES,
+        )
+        assert isinstance(found, Source)
+        return found.heads
+
+    assert await heads() is None
+    assert await heads() == Heads("main", second)
+    repository.commit({"file": "3"})
+    # what was said before the fetch is not told
+    assert await heads() is None
+
+
 async def test_what_the_server_says_of_its_heads(
     repository: GitRepository, checkout: Checkout
 ) -> None:

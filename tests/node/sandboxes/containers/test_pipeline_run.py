@@ -1,6 +1,8 @@
 """What a build may do to the builds of others on the same image, without an engine."""
 
 import io
+from concurrent.futures import Future
+from typing import BinaryIO
 
 import msgspec
 import pytest
@@ -12,7 +14,7 @@ from node.caches.cache_store import Entry
 from node.caches.entry_archive import Part
 from node.egress.operator_rules import OperatorRules
 from node.sandboxes.containers import pipeline_run
-from node.sandboxes.containers.build_cache import OpenEntry
+from node.sandboxes.containers.build_cache import OpeningEntry
 from node.sandboxes.containers.container_output import TreeNotTaken
 from node.sandboxes.containers.docker_engine import EngineResources, Image
 from node.sandboxes.containers.pipeline_run import RunContext, run_pipeline
@@ -99,6 +101,8 @@ def test_what_is_the_matter_with_one_build_does_not_count_against_the_image(
 def test_an_entry_that_ends_early_ends_the_handing_in() -> None:
     file = io.BytesIO(b"x" * 1000)
     entry = msgspec.structs.replace(FOUND[0][1], parts=(Part("home", 1024, 0, 0),))
-    (archive,) = pipeline_run._early_archives(OpenEntry(entry, file), Stop())
+    opened: Future[BinaryIO | None] = Future()
+    opened.set_result(file)
+    (archive,) = pipeline_run._early_archives(OpeningEntry(entry, opened), Stop())
     with pytest.raises(pipeline_run._EntryUnreadable, match="shorter"):
         list(archive.pieces)
