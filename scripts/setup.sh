@@ -29,6 +29,12 @@ APT_SECONDS_MAX=900
 PIP_SECONDS_MAX=900
 UNPACK_SECONDS_MAX=120
 LOCK_SECONDS_MAX=2000
+# Prints the file of the pip that Python, or Debian's python3-venv, brings for new environments.
+FIND_PIP="
+import ensurepip, pathlib
+folders = pathlib.Path(ensurepip.__file__).parent / '_bundled', pathlib.Path('/usr/share/python-wheels')
+print(next((file for folder in folders for file in sorted(folder.glob('pip-*.whl'))), ''))
+"
 # When this script began, for "from start to the first verdict".
 export PBFT_CI_STARTED="${PBFT_CI_STARTED:-$(date +%s)}"
 
@@ -222,23 +228,62 @@ venv_is_ready() {
 
 make_venv() {
     local python
-    if ! { [[ -x "$VENV_PYTHON" ]] && "$VENV_PYTHON" -m pip --version >/dev/null 2>&1; }; then
+    if ! { [[ -x "$VENV_PYTHON" ]] && "$VENV_PYTHON" -c '' 2>/dev/null; }; then
         python="$(find_python)"
         [[ -n "$python" ]] || fail "no Python 3.11 or newer in PATH; install one, then start this again"
         say "making .venv with $("$python" --version) ..."
-        "$python" -m venv --clear .venv 9>&- || fail "could not make .venv; install python3-venv, then start this again"
+        # To install pip takes longer than to install all else with uv.
+        "$python" -m venv --clear --without-pip .venv 9>&- ||
+            fail "could not make .venv; install python3-venv, then start this again"
     fi
-    pip_install requirements.txt
+    install_requirements requirements.txt
     stamp >.venv/requirements.sha256
 }
 
 # $1: a file of packages with their versions and hashes: a file that has another hash is refused.
-# Further arguments go to pip.
-pip_install() {
+# uv does what pip does, in a third of the CPU. It asks the servers that pip's settings name.
+install_requirements() {
     say "installing Python packages into .venv (at most $PIP_SECONDS_MAX s) ..."
-    timeout --foreground --kill-after=10 "$PIP_SECONDS_MAX" "$VENV_PYTHON" -m pip install --quiet --no-input \
-        --disable-pip-version-check --timeout 30 --retries 3 --require-hashes -r "$@" 9>&- ||
+    if fetch_uv >run/uv.log 2>&1 && uv_install "$1" >>run/uv.log 2>&1; then return; fi
+    say "uv does not install $1 here (see run/uv.log); pip does, which takes longer"
+    run_pip install --quiet --require-hashes --no-compile -r "$1" ||
         fail "pip could not install $1 (see above); start this again to try again"
+}
+
+# Exit code 0 only if .venv has the uv that requirements-uv.txt names.
+fetch_uv() {
+    [[ "$(cat .venv/requirements-uv.sha256 2>/dev/null)" == "$(stamp requirements-uv.txt)" ]] && return
+    # Nobody waits until it is compiled on a machine for which there is no file of it.
+    run_pip install --quiet --require-hashes --no-compile --only-binary :all: -r requirements-uv.txt || return 1
+    stamp requirements-uv.txt >.venv/requirements-uv.sha256
+}
+
+# Packages are compiled when they are first imported: most modules never are.
+uv_install() (
+    local settings setting name result=0 cache=.venv/uv-cache
+    settings="$(run_pip config list | "$VENV_PYTHON" -m scripts.uv_settings)" || exit 1
+    while IFS= read -r setting; do
+        name="${setting%%=*}"
+        # what somebody set for uv counts more
+        if [[ -n "$name" && -z "${!name:-}" ]]; then export "$name=${setting#*=}"; fi
+    done <<<"$settings"
+    # Its cache is in .venv, so that files are linked and not copied; nothing outside of it changes.
+    timeout --foreground --kill-after=10 "$PIP_SECONDS_MAX" .venv/bin/uv pip install --quiet \
+        --python "$VENV_PYTHON" --cache-dir "$cache" --index-strategy unsafe-best-match \
+        --require-hashes -r "$1" 9>&- || result=$?
+    rm -rf "$cache"
+    exit "$result"
+)
+
+# .venv's pip. Where it has none, the one that Python has for new environments runs from its file.
+run_pip() {
+    local file=""
+    if ! "$VENV_PYTHON" -c 'import pip' 2>/dev/null; then
+        file="$("$VENV_PYTHON" -c "$FIND_PIP")"
+        if [[ -z "$file" ]]; then "$VENV_PYTHON" -m ensurepip >&2 || return 1; fi
+    fi
+    PYTHONPATH="$file" timeout --foreground --kill-after=10 "$PIP_SECONDS_MAX" "$VENV_PYTHON" -m pip \
+        --no-input --disable-pip-version-check --timeout 30 --retries 3 "$@" 9>&-
 }
 
 # $1: a file of more such packages, for those scripts that need them.
@@ -247,8 +292,7 @@ set_up_requirements() {
     if [[ "$(cat "$made" 2>/dev/null)" == "$(stamp "$1")" ]]; then return; fi
     hold_lock
     if [[ "$(cat "$made" 2>/dev/null)" != "$(stamp "$1")" ]]; then
-        # Most of it is never imported; the rest is compiled when it first is.
-        pip_install "$1" --no-compile
+        install_requirements "$1"
         stamp "$1" >"$made"
     fi
     exec 9>&-
