@@ -122,7 +122,6 @@ def pytest_collection() -> None:
 
 def pytest_collection_finish() -> None:
     """Leave what was imported and collected out of each round of the collector."""
-    gc.collect()
     gc.freeze()
     gc.enable()
 

@@ -15,7 +15,7 @@ import yaml
 
 from common.address import Address
 from scripts.base_image import EXAMPLE_IMAGE, import_busybox
-from scripts.docker_engine import daemon_command, ping
+from scripts.docker_engine import GO_SETTINGS, daemon_command, ping
 from scripts.folders import ROOT
 from scripts.free_ports import HOST, free_ports
 from scripts.processes import Process
@@ -105,7 +105,7 @@ class World:
             self._engines[name] = machine.spawn_as_root(
                 daemon_command("dockerd", ENGINE_FOLDER, "overlay2", has_networks=False),
                 (nothing, output, output),
-                {},
+                GO_SETTINGS,
             )
         place = machine.root / ENGINE_FOLDER.relative_to("/") / "docker.sock"
         host = f"unix://{place}"

@@ -1,4 +1,4 @@
-"""requirements.txt and requirements-dev.txt hold what pyproject.toml names, with hashes."""
+"""The files of requirements hold what pyproject.toml names, and uv, with hashes."""
 
 import re
 import tomllib
@@ -11,6 +11,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 NAMED = {
     "requirements.txt": PROJECT["project"]["dependencies"],
     "requirements-dev.txt": PROJECT["dependency-groups"]["dev"],
+    "requirements-uv.txt": ["uv"],
 }
 
 
@@ -37,7 +38,8 @@ def test_what_the_project_names_is_there(file: str) -> None:
 def test_what_runs_stands_once() -> None:
     """requirements-dev.txt includes it, and so cannot name another version."""
     assert "\n-r requirements.txt\n" in (ROOT / "requirements-dev.txt").read_text()
-    run, dev = ({entry.partition("==")[0] for entry in entries(file)} for file in NAMED)
+    files = ("requirements.txt", "requirements-dev.txt")
+    run, dev = ({entry.partition("==")[0] for entry in entries(file)} for file in files)
     assert not run & dev
 
 

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -144,13 +145,59 @@ def test_more_requirements_are_installed_once_and_when_they_change(tmp_path: Pat
     (tmp_path / ".venv").mkdir()
     (tmp_path / "more.txt").write_text("one==1\n")
     commands = (
-        f'cd "{tmp_path}"; pip_install() {{ echo "$1"; }}; set_up_requirements more.txt; '
+        f'cd "{tmp_path}"; install_requirements() {{ echo "$1"; }}; set_up_requirements more.txt; '
         "set_up_requirements more.txt; echo two==2 >>more.txt; set_up_requirements more.txt"
     )
     assert sourced(commands, tmp_path).stdout.split() == ["more.txt", "more.txt"]
     assert sourced(commands.split(";")[0] + "; ls .venv", tmp_path).stdout.split() == [
         "more.sha256"
     ]
+
+
+PRETENDED_UV = """#!/bin/bash
+mkdir .venv/uv-cache
+echo "uv $UV_DEFAULT_INDEX $UV_FIND_LINKS ${*: -3}"
+exit "$UV_EXIT"
+"""
+PRETENDED_PIP = """run_pip() {
+    case "$*" in
+        config*) echo "global.index-url='https://one.example'"; echo "global.find-links='/one'" ;;
+        *requirements-uv.txt) [[ "$*" == *"--require-hashes "* && "$HAS_UV" == yes ]] ;;
+        *) echo "pip ${*: -4}" ;;
+    esac
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("has_uv", "uv_exit"), [("yes", 0), ("yes", 2), ("no", 0)], ids=["uv", "uv fails", "no uv"]
+)
+def test_uv_installs_from_pips_servers_and_else_pip_does(
+    tmp_path: Path, has_uv: str, uv_exit: int
+) -> None:
+    """Both only what has the hashes of the file."""
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    (tmp_path / "run").mkdir()
+    shutil.copy(ROOT / "requirements-uv.txt", tmp_path)
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
+    uv = tmp_path / ".venv/bin/uv"
+    uv.write_text(PRETENDED_UV)
+    uv.chmod(0o755)
+    commands = (
+        f'cd "{tmp_path}"; VENV_PYTHON="{sys.executable}"; {PRETENDED_PIP}'
+        "install_requirements more.txt"
+    )
+    # what is set for uv itself counts more
+    variables = {"HAS_UV": has_uv, "UV_EXIT": str(uv_exit), "UV_FIND_LINKS": "/two"}
+    done = sourced(commands, tmp_path, **variables)
+    assert done.returncode == 0, done.stderr
+    is_pip = has_uv == "no" or uv_exit != 0
+    assert done.stdout == "pip --require-hashes --no-compile -r more.txt\n" * is_pip
+    assert done.stderr.count("uv does not install more.txt here (see run/uv.log)") == is_pip
+    called = (tmp_path / "run/uv.log").read_text()
+    wanted = "uv https://one.example /two --require-hashes -r more.txt\n"
+    assert called == wanted * (has_uv == "yes")
+    assert not (tmp_path / ".venv/uv-cache").exists()
 
 
 @pytest.mark.parametrize("user", [0, 1000])
