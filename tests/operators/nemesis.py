@@ -51,7 +51,6 @@ from tests.processes.nemesis import (
     Heal,
     Nemesis,
     Pace,
-    Posted,
     Poster,
     Say,
     branches,
@@ -62,7 +61,7 @@ from tests.processes.nemesis import (
 from tests.processes.network import NoAnswer, ask
 from tests.processes.programs import run as run_program
 
-PACE = Pace(fault_seconds=(2.0, 6.0), post_seconds_max=3.0, faults_at_once_max=3, undecided_max=8)
+PACE = Pace(fault_seconds=(2.0, 6.0), post_seconds_max=3.0, faults_at_once_max=3, undecided_max=3)
 # Of the cluster file: small, so that an epoch ends soon after its change.
 RULES = {"checkpoint_interval: 128": "checkpoint_interval: 16", "window: 256": "window: 32"}
 # At least ten times the round trip of 200 ms links (docs/OPERATING.md).
@@ -415,6 +414,7 @@ def run(network: OperatorNetwork, *, seed: int, seconds: float, say: Say) -> lis
                     say(f"           {len(posted.builds)} accepted, {done} decided, by now")
             time.sleep(TICK_SECONDS)
     if members.has_failed:
+        say(f"WRONG: {members.problems}")
         return members.problems
     waited = answer_seconds(network, "after all faults")
     bound = back_seconds_max(usual)
@@ -430,11 +430,14 @@ def run(network: OperatorNetwork, *, seed: int, seconds: float, say: Say) -> lis
     if waited > bound:
         found.append(f"service was back after {waited:.1f} s, which is more than {bound:.1f} s")
     found += problems(network, posted, say, epochs=members.clusters)
-    return found + problems_over_epochs(network, members, trust, posted)
+    found += problems_over_epochs(network, members, trust)
+    for problem in found:
+        say(f"WRONG: {problem}")
+    return found
 
 
 def problems_over_epochs(
-    network: OperatorNetwork, members: MemberChanges, trust: Path, posted: Posted
+    network: OperatorNetwork, members: MemberChanges, trust: Path
 ) -> list[str]:
     """A line for each promise about all epochs together that was broken."""
     found = []
@@ -512,8 +515,6 @@ def main() -> int:
             found = run(network, seed=seed, seconds=options.minutes * 60, say=_say)
         finally:
             world.keep()
-    for problem in found:
-        _say(f"WRONG: {problem}")
     if found:
         _say(f"seed {seed}: {len(found)} promises broken; everything is in {folder}")
         return 1
