@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import shutil
+import signal
 import socket
 import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -35,6 +36,9 @@ DISK_BYTES = 4 * 2**30
 REPLICA_PORT = 10_000
 LOCAL_PORT = 11_000
 WEB_PORT = 8080
+REPOSITORY = f"{HOME}/app.git"
+# where each person's key is; in life on none of these machines
+KEYS = f"{HOME}/pbft-ci"
 ENGINE_SECONDS = 120.0
 ENGINE_FOLDER = Path("/run/engine")
 # of the host, so that no capture fills the disk
@@ -171,13 +175,22 @@ class World:
 class OperatorNetwork(ComparedNetwork):
     """The nodes and the gateway of a world, as the machines' owners start them."""
 
-    def __init__(self, world: World, gateway_machine: str, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        world: World,
+        gateway_machine: str,
+        settings: Mapping[str, Any],
+        image: bytes | None = None,
+    ) -> None:
         """To be made when the members are: nodes are given a `local_listen`, all a disk of theirs.
 
-        settings: more keys of each node.yml.
+        settings: more keys of each node.yml. image: what engines have; None: there are none.
         """
         self.world = world
+        self.image = image
         self._gateway_machine = gateway_machine
+        # nodes that their operators have stopped for a while
+        self._held: set[str] = set()
         inside = {**dict.fromkeys(OPERATORS, LOCAL_PORT), WEB: WEB_PORT}
         listen = {}
         for (name, port), here in zip(inside.items(), free_ports(len(inside)), strict=True):
@@ -185,21 +198,66 @@ class OperatorNetwork(ComparedNetwork):
             self.machine(name, gateway_machine).relay(listening, port)
             listen[name] = Address(HOST, here)
         super().__init__(world.folder, listen, WEB)
-        more = {"local_listen": f"{HOST}:{LOCAL_PORT}", **settings}
+        self._settings = {"local_listen": f"{HOST}:{LOCAL_PORT}", **settings}
         for name in OPERATORS:
-            own = {
-                "data_directory": f"{DISK}/{name}.data",
-                "log_file": f"{DISK}/{name}.log",
-                "capture_file": f"{CAPTURES}/{name}.capture",
-            }
-            self._set(name, {**own, **more})
+            self._set_node(name)
         own = {
             "data_directory": f"{DISK}/{WEB}.data",
             "log_file": f"{DISK}/{WEB}.log",
             "results_file": f"{DISK}/results.jsonl",
+            "next_private_key_file": next_key_file(WEB, 1),
         }
         self._set(WEB, own)
         ComparedNetwork.living.append(self)
+
+    def _set_node(self, name: str) -> None:
+        own = {
+            "data_directory": f"{DISK}/{name}.data",
+            "log_file": f"{DISK}/{name}.log",
+            "capture_file": f"{CAPTURES}/{name}.capture",
+            "next_private_key_file": next_key_file(name, 1),
+        }
+        self._set(name, {**own, **self._settings})
+
+    def add(self, name: str) -> None:
+        """One more node, whose configuration is there. It is no member yet."""
+        (port,) = free_ports(1)
+        self.machine(name).relay(socket.create_server((HOST, port)), LOCAL_PORT)
+        self._listen[name] = Address(HOST, port)
+        self._set_node(name)
+
+    def leave(self, name: str) -> None:
+        """Stop a node for good."""
+        self.node_names = tuple(other for other in self.node_names if other != name)
+        self.former_names = (*self.former_names, name)
+        if self.is_running(name):
+            self.processes[name].send_signal(signal.SIGCONT)
+            self.stop(name)
+
+    def hold(self, name: str) -> None:
+        """Stop a node, so that nobody starts it before `release`."""
+        self._held.add(name)
+        if self.is_running(name):
+            self.kill(name)
+
+    def release(self, name: str) -> None:
+        """Start it again."""
+        self._held.discard(name)
+        self.spawn(name)
+
+    def spawn(self, name: str) -> None:
+        """Start one, unless it has left, or runs, or its operator holds it."""
+        if name not in self.former_names and name not in self._held and not self.is_running(name):
+            super().spawn(name)
+
+    def start_again(self, name: str) -> None:
+        """For what is read at a start."""
+        self.hold(name)
+        self.release(name)
+
+    def data_folder(self, name: str) -> Path:
+        """The data directory of a node or the gateway, as seen from here."""
+        return self.file_of(name, "data_directory")
 
     def machine(self, name: str, gateway_machine: str | None = None) -> Machine:
         """The machine of a node or the gateway."""
@@ -246,6 +304,36 @@ class OperatorNetwork(ComparedNetwork):
         with contextlib.suppress(ValueError):
             ComparedNetwork.living.remove(self)
         super().close()
+
+
+def make_member(world: World, machine: Machine) -> None:
+    """Make keys, entries and a configuration: of a replica and its operator, or of the gateway."""
+    repository = world.folder / "app.git"
+    # each operator's own copy of what a git server gives all of them
+    machine.run(
+        f"cp -r {repository} {REPOSITORY}; chown -R {machine.plan.uid} {REPOSITORY}",
+        is_root=True,
+    )
+    if machine.name == WEB:
+        program, listen = "pbft-ci-gateway", f"127.0.0.1:{WEB_PORT}"
+    else:
+        program, listen = "pbft-ci-node", f"{machine.plan.address}:{REPLICA_PORT}"
+    machine.run(
+        f"{program} init --name {machine.name} --folder . --listen {listen}"
+        f" --repository {REPOSITORY};"
+        # what this machine cannot pull: `init` wrote the line as a comment
+        " sed -i 's/^    # local_images:/    local_images:/' *.yml"
+    )
+    if machine.name != WEB:
+        machine.run(
+            f"pbft-ci operator init --name of-{machine.name} --folder {KEYS}"
+            f" --replica {machine.name}"
+        )
+
+
+def next_key_file(name: str, number: int) -> str:
+    """Where an operator puts the next key of a member, in its configuration's folder."""
+    return f"key-{number}/{name}.private.pem"
 
 
 def exchange_entries(world: World, names: Iterable[str]) -> None:

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 import docker
 
 from ci.statement import parse_statement
+from pbft.genesis import Cluster
 from tests.node.conftest import things_of
 from tests.processes.network import ComparedNetwork, NoAnswer, ask, pipeline, verdict_entries
 from tests.processes.promises import broken_promises
@@ -56,6 +57,8 @@ class Pace:
     fault_seconds: tuple[float, float] = (1.0, 3.0)
     post_seconds_max: float = 0.5
     faults_at_once_max: int = 8
+    # beyond so many builds without a verdict no webhook comes
+    undecided_max: int = sys.maxsize
 
 
 @dataclass
@@ -105,6 +108,8 @@ class Poster:
 
     def _post(self) -> None:
         while not self._is_over.wait(self._chance.uniform(0, self._pace.post_seconds_max)):
+            if self._undecided() >= self._pace.undecided_max:
+                continue
             branch = self._chance.choice(sorted(EXPECTED))
             body = json.dumps({"branch": branch}).encode()
             try:
@@ -117,6 +122,11 @@ class Poster:
                 self.posted.builds[answer.json()["build"]] = branch
                 if len(self.posted.builds) >= self._count_max:
                     return
+
+    def _undecided(self) -> int:
+        if self._pace.undecided_max == sys.maxsize:
+            return 0
+        return len(self.posted.builds.keys() - decided(self._network))
 
 
 class Nemesis:
@@ -171,10 +181,9 @@ class Nemesis:
 
 def kill_fault(network: ComparedNetwork, seconds: tuple[float, float] = (0.1, 2.0)) -> Fault:
     """kill -9 of a node or the gateway, which is started again a moment later."""
-    names = (*network.node_names, network.gateway_name)
 
     def inflict(chance: random.Random) -> tuple[str, Heal] | None:
-        victim = chance.choice(names)
+        victim = chance.choice((*network.node_names, network.gateway_name))
         if not network.is_running(victim):
             return None
         network.kill(victim)
@@ -201,12 +210,17 @@ def decided(network: ComparedNetwork) -> set[str]:
 
 
 def problems(
-    network: ComparedNetwork, posted: Posted, say: Say, *, reads_captures: bool = True
+    network: ComparedNetwork,
+    posted: Posted,
+    say: Say,
+    *,
+    reads_captures: bool = True,
+    epochs: Sequence[Cluster] = (),
 ) -> list[str]:
     """A line for each promise that was broken, once all webhooks have their verdicts.
 
-    reads_captures: look for what a replica said twice; not where it was captured over several
-    epochs, for each begins anew with views and timestamps.
+    reads_captures: look for what a replica said twice. epochs: the cluster of each epoch, if
+    members changed.
 
     Raises NetworkFailed if the network does not come to rest.
     """
@@ -215,7 +229,7 @@ def problems(
     network.verdicts(sorted(builds_of(network) | posted.builds.keys()), SETTLE_SECONDS)
     ledger = network.settle(seconds=SETTLE_SECONDS)
     say(f"the ledgers of {len(ledger)} entries are equal byte for byte, and their chain holds")
-    found = broken_promises(network) if reads_captures else []
+    found = broken_promises(network, epochs) if reads_captures else []
     entries = verdict_entries(ledger)
     counted = Counter(entry.build for entry in entries)
     verdicts = {entry.build: parse_statement(bytes(entry.statement)).verdict for entry in entries}
@@ -235,7 +249,7 @@ def problems(
             build for build in counted.keys() | written.keys() if counted[build] != written[build]
         )
         found.append(f"results.jsonl differs from the ledger in {differing}")
-    for name in (*network.node_names, network.gateway_name):
+    for name in (*network.node_names, *network.former_names, network.gateway_name):
         for file in (network.log_file(name), network.output_file(name)):
             found.extend(
                 f"{file}: {line}"

@@ -35,6 +35,8 @@ class ComparedNetwork(RunningNetwork):
 
     # which ones a failing test should tell about
     living: ClassVar[list[RunningNetwork]] = []
+    # nodes that were members and are stopped for good, whose logs and captures count as well
+    former_names: tuple[str, ...] = ()
 
     def capture_file(self, name: str) -> Path:
         """What a node sent, where the network is captured."""

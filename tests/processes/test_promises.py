@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from common.address import Address
@@ -12,7 +13,16 @@ from node.diagnostics.capture import Capture
 from pbft.authentication import Identity, sign_message
 from pbft.codec import encode_message
 from pbft.genesis import PROTOCOL_MIN, Cluster, Genesis, Member
-from pbft.messages import AnyMessage, Checkpoint, Commit, Envelope, Prepare, PrePrepare, Request
+from pbft.messages import (
+    AnyMessage,
+    Checkpoint,
+    Commit,
+    Envelope,
+    Prepare,
+    PrePrepare,
+    Request,
+    ViewChange,
+)
 from tests.processes.promises import broken_promises_of
 
 ONE, OTHER = b"1" * 32, b"2" * 32
@@ -30,16 +40,25 @@ CLUSTER = Cluster(
 )
 
 
+# the same replicas, after a change of the rules
+NEXT = CLUSTER.succeeded_by(
+    msgspec.structs.replace(CLUSTER.genesis, client_window=128), 16, b"\0" * 32
+)
+
+
+def links() -> Links:
+    """To nobody."""
+    return Links(
+        Identity(CLUSTER, "node0", KEYS["node0"].sign),
+        dial=Peers({"nobody": Address("127.0.0.1", 1)}),
+        inbox=Inbox(lambda name, envelopes: None),
+    )
+
+
 def said(folder: Path, *messages: AnyMessage, signer: str = "node0") -> list[str]:
     """What the check finds where a replica said these."""
     file = folder / "node0.capture"
-    dial = {"nobody": Address("127.0.0.1", 1)}
-    links = Links(
-        Identity(CLUSTER, "node0", KEYS["node0"].sign),
-        dial=Peers(dial),
-        inbox=Inbox(lambda name, envelopes: None),
-    )
-    capture = Capture(links, file)
+    capture = Capture(links(), file)
     for message in (Prepare(0, 1, ONE, 0), *messages):
         name = "node0" if message is not messages[-1] else signer
         signed = sign_message(
@@ -83,6 +102,26 @@ def test_what_may_be_said_is_not_found(tmp_path: Path, pair: tuple[AnyMessage, A
 def test_what_others_signed_is_not_held_against_it(tmp_path: Path) -> None:
     pair = (Prepare(0, 5, ONE, 0), Prepare(0, 5, OTHER, 0))
     assert said(tmp_path, *pair, signer="node1") == []
+
+
+def in_epochs(folder: Path, *words: tuple[int, int]) -> list[str]:
+    """What is found where a replica signed a VIEW-CHANGE (its stable number) in each epoch."""
+    file = folder / "node0.capture"
+    capture, clusters = Capture(links(), file), [CLUSTER, NEXT]
+    for epoch, stable in words:
+        message = ViewChange(1, stable, (), (), 0)
+        identity = Identity(clusters[epoch], "node0", KEYS["node0"].sign)
+        capture.send("node2", [Envelope(sign_message(message, encode_message(message), identity))])
+    return broken_promises_of("node0", file, clusters)
+
+
+def test_another_digest_in_another_epoch_is_no_contradiction(tmp_path: Path) -> None:
+    assert in_epochs(tmp_path, (0, 0), (1, 8)) == []
+
+
+def test_two_digests_in_a_later_epoch_are_found(tmp_path: Path) -> None:
+    (line,) = in_epochs(tmp_path, (0, 0), (1, 0), (1, 8))
+    assert line == "node0 signed 2 digests for ViewChange, view 1, number 0, in epoch 1"
 
 
 def test_an_empty_capture_proves_nothing(tmp_path: Path) -> None:
