@@ -4,8 +4,11 @@ Before a release: `PBFT_CI_TIMES=5 ./scripts/test.sh --full`
 """
 
 import os
+import zlib
 from collections.abc import Sequence
 from typing import TypeVar
+
+import pytest
 
 from scripts.folders import ROOT
 from simulator.campaigns.source_commit import commit_hash
@@ -31,6 +34,15 @@ def drawn(items: Sequence[T], count: int) -> list[T]:
 def first_of(every: int) -> int:
     """Where to begin if one of `every` is tried: the commit decides, and a few commits try all."""
     return _commit_number() % every
+
+
+def rare(every: int, name: str) -> pytest.MarkDecorator:
+    """Of a test of that name that costs much, and whose rules cheaper tests show: one of `every`
+    commits tries it, and skips tell the others. If more than usual is tried, it always is."""
+    is_tried = times(1) > 1 or (_commit_number() + zlib.crc32(name.encode())) % every == 0
+    return pytest.mark.skipif(
+        not is_tried, reason=f"one of {every} commits tries it; with PBFT_CI_TIMES=2 each does"
+    )
 
 
 def _commit_number() -> int:

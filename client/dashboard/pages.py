@@ -52,7 +52,10 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
 }
 # What programs and scripts ask: their refusals are JSON whatever they accept (client.api.routes).
-API_PATHS = re.compile(r"/(api/.*|webhook|healthz|readyz|metrics|(.*/)?events)", re.IGNORECASE)
+# A path may have line breaks, which `.` matches with DOTALL alone.
+API_PATHS = re.compile(
+    r"/(api/.*|webhook|healthz|readyz|metrics|(.*/)?events)", re.IGNORECASE | re.DOTALL
+)
 # A response may be compressed: it holds nothing that a reader of lengths must not learn.
 COMPRESSIBLE = web.ResponseKey("compressible", bool)
 COMPRESSED_BYTES_MIN = 1024

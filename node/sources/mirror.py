@@ -253,7 +253,7 @@ class Mirror:
         """
         assert self._theirs is not None, "asked for a branch alone"
         with blamed(self.folder):
-            if not self._is_tip(self._theirs, stop):
+            if not self._is_tip(self._theirs, self._known(stop), stop):
                 fetched = self._fetch(f"+{self._theirs}:{self._reference}", stop=stop)
                 if fetched.exit_code != 0:
                     if not has_reference(self._remote, self._theirs, stop):
@@ -275,7 +275,7 @@ class Mirror:
         known = self._known(stop)
         # a build is mostly that of a branch's last commit: then there is no way to look for
         has_it = known is not None and (known == self._commit or is_there(stop) is True)
-        if not has_it or tip_of(self._remote, theirs, stop) != known:
+        if not has_it or not self._is_tip(theirs, known, stop):
             fetched = self._fetch(f"+{theirs}:{self._reference}", stop=stop)
             if fetched.exit_code != 0:
                 if not has_reference(self._remote, theirs, stop):
@@ -425,11 +425,13 @@ class Mirror:
             return None
         return pointed.output.decode(errors="replace").strip() == self._commit
 
-    def _is_tip(self, theirs: str, stop: Stop) -> bool:
-        """Whether the server's reference is still what was fetched; it may have been set back."""
+    def _is_tip(self, theirs: str, known: str | None, stop: Stop) -> bool:
+        """Whether the server's reference is still what was fetched; it may have been set back.
+
+        known: of `_known`.
+        """
         # one question for the tip and for what a build with caches asks of HEAD
         self._heads = heads_of(self._remote, theirs, stop)
-        known = self._known(stop)
         return known is not None and self._heads.tip == known
 
     def _known(self, stop: Stop) -> str | None:

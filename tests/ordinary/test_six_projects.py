@@ -1,4 +1,4 @@
-"""docs/PROJECTS.md: ten projects that exist, of which four nodes build one."""
+"""docs/PROJECTS.md: ten projects that exist, of which four nodes build one, for some commits."""
 
 import docker
 import pytest
@@ -17,7 +17,7 @@ from tests.ordinary.projects import (
     build_twice,
     named_images,
 )
-from tests.thoroughness import drawn
+from tests.thoroughness import drawn, rare
 
 EXAMPLES = examples(DOCUMENT)
 
@@ -38,6 +38,7 @@ def test_the_pipeline_files_are_short_and_valid(name: str) -> None:
 @pytest.mark.docker
 @pytest.mark.processes
 @pytest.mark.long
+@rare(4, "projects")
 @pytest.mark.timeout(1800)
 @pytest.mark.usefixtures("registry")
 @pytest.mark.parametrize(

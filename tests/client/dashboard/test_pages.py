@@ -81,7 +81,7 @@ async def test_what_is_not_there_is_a_page_with_a_way_back_and_json_for_who_asks
 
 
 async def test_programs_get_json_whatever_they_accept(client: Client) -> None:
-    for path in ("/api/v1/nope", "/api/v1/builds/" + "0" * 64, "/webHook"):
+    for path in ("/api/v1/nope", "/api/v1/a%0Ab", "/api/v1/builds/" + "0" * 64, "/webHook"):
         answer = await client.get(path, headers={"Accept": "text/html"})
         assert answer.status in (404, 405)
         assert answer.content_type == "application/json"
