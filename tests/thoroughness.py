@@ -39,10 +39,16 @@ def first_of(every: int) -> int:
 def rare(every: int, name: str) -> pytest.MarkDecorator:
     """Of a test of that name that costs much, and whose rules cheaper tests show: one of `every`
     commits tries it, and skips tell the others. If more than usual is tried, it always is."""
-    is_tried = times(1) > 1 or (_commit_number() + zlib.crc32(name.encode())) % every == 0
     return pytest.mark.skipif(
-        not is_tried, reason=f"one of {every} commits tries it; with PBFT_CI_TIMES=2 each does"
+        not is_tried(every, name),
+        reason=f"one of {every} commits tries it; with PBFT_CI_TIMES=2 each does",
     )
+
+
+def is_tried(every: int, name: str) -> bool:
+    """Whether this is the one of `every` commits that tries what has that name, or more than usual
+    is tried."""
+    return times(1) > 1 or (_commit_number() + zlib.crc32(name.encode())) % every == 0
 
 
 def _commit_number() -> int:

@@ -372,8 +372,18 @@ def back_seconds_max(usual_seconds: float) -> float:
     return links + views + USUAL_WAITS_MAX * usual_seconds
 
 
-def run(network: OperatorNetwork, *, seed: int, seconds: float, say: Say) -> list[str]:
-    """Do it with a network that was not started; a line for each promise that was broken."""
+def run(
+    network: OperatorNetwork,
+    *,
+    seed: int,
+    seconds: float,
+    say: Say,
+    changes_members: bool = True,
+) -> list[str]:
+    """Do it with a network that was not started; a line for each promise that was broken.
+
+    changes_members: at least once, which may take longer than the seconds of faults.
+    """
     members = MemberChanges(network, seed, say, is_long=seconds > LONG_SECONDS)
     network.start()
     usual = max(answer_seconds(network, f"usual {number}") for number in range(USUAL_ANSWERS))
@@ -383,8 +393,9 @@ def run(network: OperatorNetwork, *, seed: int, seconds: float, say: Say) -> lis
     trust.write_text(client_command("trust", "--cluster", str(genesis_file(network))))
     build = network.post("green")
     network.verdict(build)
-    members.attest(build)
-    members.prepare()
+    if changes_members:
+        members.attest(build)
+        members.prepare()
     service = Service(network, say)
     limits = LimitChanges(network, members, say)
     faults = [*faults_of(network, service), limits.fault(), limits.fault()]
@@ -392,10 +403,15 @@ def run(network: OperatorNetwork, *, seed: int, seconds: float, say: Say) -> lis
     began = time.monotonic()
     progress_at = began + PROGRESS_SECONDS
     is_healed = False
+
+    def is_owed() -> bool:
+        """Whether the members are still to change, at least once."""
+        return changes_members and not members.made and not members.has_failed
+
     with Poster(network, seed, PACE) as posted:
         members.begin(posted)
         # webhooks come until the change is made that is under way
-        while not is_healed or members.is_busy or not (members.made or members.has_failed):
+        while not is_healed or members.is_busy or is_owed():
             now = time.monotonic()
             service.act()
             if now < began + seconds:
@@ -404,9 +420,8 @@ def run(network: OperatorNetwork, *, seed: int, seconds: float, say: Say) -> lis
                 is_healed = True
                 nemesis.heal_all()
                 service.start_all()
-            # at least one
-            is_due = is_healed and not members.made
-            members.act(may_begin=is_due or not is_healed, is_due=is_due)
+            is_due = is_healed and is_owed()
+            members.act(may_begin=is_due or (changes_members and not is_healed), is_due=is_due)
             if now >= progress_at:
                 progress_at += PROGRESS_SECONDS
                 with contextlib.suppress(OSError):
@@ -431,7 +446,8 @@ def run(network: OperatorNetwork, *, seed: int, seconds: float, say: Say) -> lis
     if waited > bound:
         found.append(f"service was back after {waited:.1f} s, which is more than {bound:.1f} s")
     found += problems(network, posted, say, epochs=members.clusters)
-    found += problems_over_epochs(network, members, trust)
+    if changes_members:
+        found += problems_over_epochs(network, members, trust)
     for problem in found:
         say(f"WRONG: {problem}")
     return found

@@ -197,8 +197,9 @@ async def test_root_is_for_services_that_ask_where_the_operator_allows_it(room: 
     asks = {
         # it ends, so all that it says is waited for
         "command": shell(
-            "id -u; mkdir /own/x && chown 7:7 /own/x && echo prepared; mount -t tmpfs none /own;"
-            " mknod /own/disk b 8 0; touch /x; exit 3"
+            # one stream: of two, either may be read first
+            "exec 2>&1; id -u; mkdir /own/x && chown 7:7 /own/x && echo prepared;"
+            " mount -t tmpfs none /own; mknod /own/disk b 8 0; touch /x; exit 3"
         ),
         "temporary": ["/own"],
         "root": True,
