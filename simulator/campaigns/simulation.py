@@ -109,12 +109,12 @@ class Simulation:
         else:
             self.signatures = begins.signatures.later(self.scheduler)
             self.cluster = begins.cluster
+        self.vacant = tuple(self.names[index] for index in parameters.vacant)
         self._following = NextEpoch(self) if parameters.next_sizes else None
         # Whose disk was damaged where that may not be noticed.
         self.forgetful: dict[str, None] = {}
         # Who follows the rules: those too whose disks are damaged, for they notice.
         # In the order of their numbers; a dict, because every message looks here.
-        self.vacant = tuple(self.names[index] for index in parameters.vacant)
         lying = {self.names[index] for index in (*parameters.byzantine, *parameters.wiped)}
         lawless = lying.union(self.vacant)
         self.correct = dict.fromkeys(name for name in self.names if name not in lawless)

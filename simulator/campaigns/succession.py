@@ -71,7 +71,9 @@ class NextEpoch:
         if chance.happens(0.3):
             names = names[::-1]
         renewed = stream(seed, "keys of the next members").some(sorted(staying), RENEWED_SHARE)
-        signatures = simulation.signatures.renewed(renewed)
+        # the key that a vacant seat had may be stolen: its next owner has another one
+        refilled = [name for name in staying if name in simulation.vacant]
+        signatures = simulation.signatures.renewed([*renewed, *refilled])
         following = Cluster(simulation.genesis(parameters, names, signatures))
         if following.configuration == simulation.cluster.configuration:
             names = (*names[1:], f"{prefix}0")

@@ -12,6 +12,8 @@ from simulator.world.violation import Violation
 
 # f liars in each epoch; somebody away for a whole change
 LIARS, AWAY = 17, 111
+# a vacant seat of the second epoch has an owner in the third
+REFILLED = 1798100606
 
 
 def run(seed: int) -> Result:
@@ -44,6 +46,12 @@ def test_a_run_says_if_a_retired_key_counts(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(Violation) as caught:
         run(LIARS)
     assert caught.value.invariant == STOLEN_KEY
+
+
+def test_who_takes_a_vacant_seat_has_another_key_than_the_one_that_was_retired() -> None:
+    result = Simulation(draw_change(REFILLED)).run()
+    assert result.goals["the seat of a replica is vacant"]
+    assert result.goals["an epoch's end is decided"] == 2
 
 
 def test_each_epoch_has_its_f_liars_or_somebody_who_is_away() -> None:
