@@ -414,7 +414,11 @@ class Simulation:
         liveness = Liveness(self)
         end = self.scheduler.now + int(liveness.bound_seconds * SECOND)
         while not liveness.is_done() and self.scheduler.now < end:
-            self._run_until(self.scheduler.now + SECOND)
+            # while all replicas are down, seconds may pass in which nothing happens
+            due = self.scheduler.next_time
+            if due is None:
+                break
+            self._run_until(max(self.scheduler.now + SECOND, due))
         liveness.check()
 
     def _result(self) -> Result:

@@ -14,6 +14,8 @@ from simulator.world.violation import Violation
 LIARS, AWAY = 17, 111
 # a vacant seat of the second epoch has an owner in the third
 REFILLED = 1798100606
+# all replicas are down at once, and for more than a second nothing happens
+ALL_DOWN = 1798202936
 
 
 def run(seed: int) -> Result:
@@ -52,6 +54,10 @@ def test_who_takes_a_vacant_seat_has_another_key_than_the_one_that_was_retired()
     result = Simulation(draw_change(REFILLED)).run()
     assert result.goals["the seat of a replica is vacant"]
     assert result.goals["an epoch's end is decided"] == 2
+
+
+def test_a_run_goes_on_where_nothing_happens_for_a_second() -> None:
+    assert Simulation(draw_change(ALL_DOWN)).run().goals["an epoch ends"]
 
 
 def test_each_epoch_has_its_f_liars_or_somebody_who_is_away() -> None:
