@@ -16,7 +16,7 @@ from pathlib import Path
 
 from client.gateway.reporting import RESTORED, Reports, make_reporter
 from client.notifications.message_queue import MessageQueue
-from client.storage.archive import LOG_FOLDER, LOG_SUFFIX, TESTS_SUFFIX, Archive, sync_directory
+from client.storage.archive import LOG_FOLDER, LOG_SUFFIX, TESTS_SUFFIX, Archive
 from client.storage.database import FILE_NAME, Database, StorageFailed
 from client.storage.outbox import Kind, Outbox
 from common.backups.backup_file import BackupRefused, BackupWriter
@@ -28,6 +28,7 @@ from common.epoch_folder import CLUSTER_NAME, LINK_NAME
 from common.installation import CLIENT_CONFIG
 from common.membership.confirmation import read_cluster
 from common.membership.epochs import earlier_ids, in_present_epoch
+from common.new_file import sync_folder
 from pbft.genesis import Cluster
 
 # What `--replace` moves away is kept there until the next time.
@@ -108,7 +109,7 @@ def restore_gateway_data(config: ClientConfig, restoring: Restoring) -> list[str
     posts_statuses = restoring.options.post_statuses
     unfinished = _make_ready(folder, config, cluster, posts_statuses=posts_statuses)
     (folder / FILE_NAME).rename(directory / FILE_NAME)
-    sync_directory(directory)
+    sync_folder(directory)
     shutil.rmtree(folder)
     notes = [
         *data_restored(directory, count),

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import aiohttp
 
-from client.storage.archive import sync_directory
 from common.configuration.config import ClientConfig, ConfigError
 from common.configuration.keys import SigningKey
 from common.epoch_folder import (
@@ -33,7 +32,7 @@ from common.membership.epochs import (
     read_seat_key,
 )
 from common.membership.link_search import Found, LinkSearch
-from common.new_file import new_file, write_new_file
+from common.new_file import new_file, sync_folder, write_new_file
 from common.web.bounded_http import bounded_session
 from common.web.peers import Peers
 from pbft.genesis import Cluster
@@ -141,7 +140,7 @@ def make_folder(config: ClientConfig, found: Found) -> Path:
     write_new_file(unfinished / CLUSTER_NAME, cluster_file_text(following), LINK_MODE)
     forget_if_passed(folder)
     unfinished.rename(folder)
-    sync_directory(config.data_directory)
+    sync_folder(config.data_directory)
     return folder
 
 

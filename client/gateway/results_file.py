@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from client.gateway.writes import ForgetWrittenResults, Write
-from client.storage.archive import sync_directory
 from client.storage.database import Database, StorageFailed
+from common.new_file import sync_folder
 
 # More than the lines that one transaction can leave in question.
 TAIL_BYTES = 4 * 1024 * 1024
@@ -81,7 +81,7 @@ class ResultsFile:
         finally:
             os.close(descriptor)
         if not existed:
-            sync_directory(self._file.parent)
+            sync_folder(self._file.parent)
         self._written = lines[-1][0]
 
     def close(self) -> None:

@@ -26,6 +26,7 @@ from client.storage.case_extract import CaseExtract, decode_extract, encode_extr
 from client.storage.commit_archive import CommitArchive
 from client.storage.database import Database
 from common.log_times import Entry, read_times
+from common.new_file import sync_folder
 
 LOG_FOLDER = "logs"
 LOG_SUFFIX = ".log"
@@ -599,8 +600,8 @@ class Archive:
         """Put what is kept of test details, by replica, into files; as `write_logs`. Blocking."""
         for replica, extract in extracts.items():
             self._write_log(self._extract_file(build, replica), encode_extract(extract))
-        sync_directory(self._logs / build.hex())
-        sync_directory(self._logs)
+        sync_folder(self._logs / build.hex())
+        sync_folder(self._logs)
 
     def read_extracts(self, build: bytes, replicas: Iterable[str]) -> dict[str, CaseExtract]:
         """What is kept of the test details of these replicas. Blocking.
@@ -624,8 +625,8 @@ class Archive:
         """
         for replica, log in logs.items():
             self._write_log(self.log_file(build, replica), log)
-        sync_directory(self._logs / build.hex())
-        sync_directory(self._logs)
+        sync_folder(self._logs / build.hex())
+        sync_folder(self._logs)
 
     def _write_log(self, file: Path, log: bytes) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -647,12 +648,3 @@ class Archive:
 
 def _places(values: Sequence[str]) -> str:
     return ", ".join("?" * len(values))
-
-
-def sync_directory(directory: Path) -> None:
-    """Have the names in a folder survive a power cut. Raises OSError."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
